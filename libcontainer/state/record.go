@@ -1,0 +1,68 @@
+// Package state is the state directory: who owns an id, the record of what the
+// container holds, one lock per id, and the status that follows from record and
+// kernel. A stranger can read the record: it is JSON with the field names below.
+package state
+
+import (
+	"time"
+
+	"thinrun/rootfs/storage"
+)
+
+// Version of the record's format. A newer one than ours is refused, never guessed at.
+const Version = 1
+
+// Phases of a record. They say what has been promised, not what is true now: see Status.
+const (
+	PhaseCreating = "creating" // resources below may exist or not
+	PhaseCreated  = "created"  // create has returned or is about to
+	PhaseStopping = "stopping" // delete has begun
+)
+
+// Record names every resource of a container. It is on disk before the first of them
+// is made, and stays until the last is gone.
+type Record struct {
+	Version     int               `json:"version"`
+	ID          string            `json:"id"`
+	OCIVersion  string            `json:"ociVersion"`
+	Phase       string            `json:"phase"`
+	Bundle      string            `json:"bundle"`
+	Rootfs      string            `json:"rootfs"`
+	Created     time.Time         `json:"created"`
+	Owner       int               `json:"owner"` // uid of the caller
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// Runtime is the process that creates the container: while it lives and holds the
+	// lock, creating is no wreck.
+	Runtime Process       `json:"runtime"`
+	Init    Process       `json:"init"`
+	Cgroup  Cgroup        `json:"cgroup"`
+	Storage storage.Claim `json:"storage"`
+	// Namespaces that are the container's own, by runtime-spec's names.
+	Namespaces []string `json:"namespaces,omitempty"`
+	IntelRdt   string   `json:"intelRdt,omitempty"` // closID directory that we made
+	Poststop   []Hook   `json:"poststop,omitempty"`
+}
+
+// Process is a process that cannot be mistaken for another: a pid is reused, the three
+// together are not (until the clock tick and the boot id repeat).
+type Process struct {
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"startTime"` // field 22 of /proc/PID/stat, clock ticks since boot
+	BootID    string `json:"bootId"`
+}
+
+// Cgroup is where the container's cgroups are.
+type Cgroup struct {
+	Manager string            `json:"manager,omitempty"` // cgroupfs, systemd, disabled
+	Path    string            `json:"path,omitempty"`    // below the root of each hierarchy
+	Paths   map[string]string `json:"paths,omitempty"`   // "" (v2) or controller -> absolute directory
+	Existed bool              `json:"existed,omitempty"` // the directory was not made by us
+}
+
+// Hook is a poststop hook, kept because the bundle may be gone at delete.
+type Hook struct {
+	Path    string   `json:"path"`
+	Args    []string `json:"args,omitempty"`
+	Env     []string `json:"env,omitempty"`
+	Timeout int      `json:"timeout,omitempty"`
+}
