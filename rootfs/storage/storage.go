@@ -8,6 +8,7 @@ import "os"
 type Request struct {
 	ContainerID string
 	Image       string // name of an image; "" for the dir driver
+	Layer       string // its top layer, as Layer.Commit named it; the caller looked it up
 	Path        string // dir driver: root.path
 	SizeBytes   uint64 // --rootfs-size; 0: the image's own
 }
