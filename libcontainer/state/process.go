@@ -1,0 +1,156 @@
+package state
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrGone says that the process has ended, reaped or not, or that its pid belongs to
+// another one now.
+var ErrGone = errors.New("container not running")
+
+// Self returns this process.
+func Self() (Process, error) { return Of(os.Getpid()) }
+
+// Of returns the process that has pid now; ErrGone when none has. Whoever holds a pidfd
+// or is the parent knows that it is the one meant.
+func Of(pid int) (Process, error) {
+	start, err := startTime(pid)
+	if err != nil {
+		return Process{}, err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return Process{}, err
+	}
+	return Process{PID: pid, StartTime: start, BootID: boot}, nil
+}
+
+// Open returns a pidfd of the process, for pidfd_send_signal and poll; ErrGone when it is
+// not that process any more. What the pid stands for is compared after the pidfd is
+// open, so that it cannot change in between: pidfd_open(2).
+func (p Process) Open() (*os.File, error) {
+	if p.PID <= 0 {
+		return nil, ErrGone
+	}
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	if boot != p.BootID {
+		return nil, ErrGone
+	}
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) { // EINVAL: the pid of a thread now
+		return nil, ErrGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("process %d: pidfd_open: %w", p.PID, err)
+	}
+	pidfd := os.NewFile(uintptr(fd), "pidfd")
+	start, err := startTime(p.PID)
+	if err == nil && start != p.StartTime {
+		err = ErrGone
+	}
+	if err == nil {
+		err = stillRuns(fd)
+	}
+	if err != nil {
+		pidfd.Close()
+		return nil, err
+	}
+	return pidfd, nil
+}
+
+// Alive tells whether the process still runs; a zombie does not.
+func (p Process) Alive() (bool, error) {
+	pidfd, err := p.Open()
+	if errors.Is(err, ErrGone) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, pidfd.Close()
+}
+
+// stillRuns asks the pidfd and not the state in /proc/PID/stat: a process whose first
+// thread has ended shows Z there while the others go on.
+func stillRuns(pidfd int) error {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, 0)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return fmt.Errorf("poll pidfd: %w", err)
+		case n > 0:
+			return ErrGone
+		default:
+			return nil
+		}
+	}
+}
+
+// startTime reads field 22 of /proc/PID/stat.
+func startTime(pid int) (uint64, error) {
+	name := "/proc/" + strconv.Itoa(pid) + "/stat"
+	stat, err := readProc(name)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		return 0, ErrGone
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", name, err)
+	}
+	start, ok := parseStartTime(stat)
+	if !ok {
+		return 0, fmt.Errorf("BUG: %s: no start time in %q", name, stat)
+	}
+	return start, nil
+}
+
+// parseStartTime counts from the last ")": the second field is the program's name in
+// parentheses, and the name may hold spaces and parentheses itself.
+func parseStartTime(stat []byte) (uint64, bool) {
+	end := bytes.LastIndexByte(stat, ')')
+	if end < 0 {
+		return 0, false
+	}
+	const after = 22 - 3 // the first field behind ")" is number 3
+	fields := bytes.Fields(stat[end+1:])
+	if len(fields) <= after {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(fields[after]), 10, 64)
+	return n, err == nil
+}
+
+// bootID differs after each boot: start times and pids begin again.
+func bootID() (string, error) {
+	const name = "/proc/sys/kernel/random/boot_id"
+	id, err := readProc(name)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	return string(bytes.TrimSpace(id)), nil
+}
+
+func readProc(name string) ([]byte, error) {
+	f, err := openFile(unix.AT_FDCWD, name, unix.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	buf := make([]byte, 2048) // stat has 52 fields of at most 21 bytes
+	n, err := f.Read(buf)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	return buf[:n], nil
+}
