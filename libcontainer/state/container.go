@@ -1,11 +1,11 @@
 package state
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,11 +37,7 @@ func (c *Container) Close() error { return c.dir.Close() }
 // clears.
 func (c *Container) Save(rec *Record) error {
 	rec.Version = Version
-	data, err := json.MarshalIndent(rec, "", "  ")
-	if err != nil {
-		return fmt.Errorf("state of container %q: %w", c.ID, err)
-	}
-	return c.WriteFile(recordFile, append(data, '\n'))
+	return c.WriteFile(recordFile, encode(rec))
 }
 
 // Load returns the record; ErrNoRecord when there is none.
@@ -87,7 +83,20 @@ func readFile(dir *os.File, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(f)
+	data := make([]byte, 0, 4096) // a record fits; io.ReadAll begins with 512
+	for {
+		n, err := f.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		if err == io.EOF {
+			return data, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(data) == cap(data) {
+			data = slices.Grow(data, len(data))
+		}
+	}
 }
 
 // Remove removes the container's directory, and with it the claim. The record goes
@@ -118,7 +127,7 @@ func emptyDir(dir *os.File, depth int, keep string) error {
 	}
 	defer list.Close()
 	entries, err := list.ReadDir(-1)
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.ENOENT) { // ENOENT: the directory itself is removed
 		return err
 	}
 	for _, e := range entries {

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -237,7 +236,7 @@ func load(dir *os.File, id string) (*Record, error) {
 		return nil, fmt.Errorf("state of container %q: %w", id, err)
 	}
 	rec := new(Record)
-	if err := json.Unmarshal(data, rec); err != nil || rec.Version == 0 {
+	if !decode(data, rec) || rec.Version == 0 {
 		return nil, ErrNoRecord // see Save on power cuts
 	}
 	if rec.Version > Version {
