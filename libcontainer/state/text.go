@@ -93,6 +93,7 @@ func claim(t *text, c *storage.Claim) {
 		maybe(o, "thinId", &c.ThinID, number)
 		maybe(o, "device", &c.Device, str)
 		maybe(o, "dir", &c.Dir, str)
+		maybe(o, "key", &c.Key, str)
 	})
 }
 

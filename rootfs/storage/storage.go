@@ -24,6 +24,7 @@ type Claim struct {
 	ThinID  uint32 `json:"thinId,omitempty"` // 24-bit id in the pool
 	Device  string `json:"device,omitempty"` // dm name of the snapshot
 	Dir     string `json:"dir,omitempty"`    // overlay: upper and work; dir: root.path
+	Key     string `json:"key,omitempty"`    // random: tells this use of a reused name from a later one
 }
 
 // Source is a container's root, as a detached mount (fsmount or open_tree): a mount
