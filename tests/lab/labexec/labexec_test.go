@@ -1,0 +1,303 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestMain makes the test binary labexec itself, for all of its faces.
+func TestMain(m *testing.M) {
+	if os.Getenv("LABEXEC") == "1" || len(os.Args) > 1 && strings.HasPrefix(os.Args[1], "__") {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// places runs a test once in each place that can be had here.
+func places(t *testing.T, test func(t *testing.T, vm string)) {
+	for _, vm := range []string{"uml", "none"} {
+		t.Run(vm, func(t *testing.T) {
+			if os.Geteuid() != 0 {
+				t.Skip("needs root")
+			}
+			if vm == "uml" && os.Getenv("LAB") == "1" {
+				t.Skip("native only: no machine inside the machine")
+			}
+			t.Parallel()
+			test(t, vm)
+		})
+	}
+}
+
+// labexec is the command, not started.
+func labexec(vm string, args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", append([]string{"-vm", vm}, args...)...)
+	cmd.Env = append(os.Environ(), "LABEXEC=1")
+	return cmd
+}
+
+// result runs it to the end.
+func result(t *testing.T, cmd *exec.Cmd) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, errw bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errw
+	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		t.Fatal(err)
+	}
+	return out.String(), errw.String(), cmd.ProcessState.ExitCode()
+}
+
+func TestExitCodeIsTheCommands(t *testing.T) {
+	places(t, func(t *testing.T, vm string) {
+		for _, c := range []struct {
+			name string
+			args []string
+			code int
+		}{
+			{"success", []string{"true"}, 0},
+			{"its own", []string{"sh", "-c", "exit 7"}, 7},
+			{"the greatest", []string{"sh", "-c", "exit 255"}, 255},
+			{"killed", []string{"sh", "-c", "kill -9 $$"}, 128 + 9},
+			{"no such command", []string{"no-such-command"}, 127},
+			{"not executable", []string{"/etc/passwd"}, 126},
+			{"timeout", []string{"-timeout", "3s", "sleep", "1000"}, 124},
+			{"bad size", []string{"-disk", "4X", "true"}, exitBroken},
+			{"bad hierarchy", []string{"-cgroup", "v3", "true"}, exitBroken},
+			{"no command", nil, exitBroken},
+		} {
+			if out, errw, code := result(t, labexec(vm, c.args...)); code != c.code {
+				t.Errorf("%s: exit code %d, want %d; stdout %q, stderr %q", c.name, code, c.code, out, errw)
+			}
+		}
+	})
+}
+
+func TestCommandSeesArgumentsEnvironmentAndDirectory(t *testing.T) {
+	places(t, func(t *testing.T, vm string) {
+		dir := t.TempDir()
+		cmd := labexec(vm, "sh", "-c", `pwd; printf '%s|' "$@" "$ODD" "$TMPDIR"; echo err >&2; [ -t 1 ] && echo tty; cat`, "sh", "a b", "$x", "'q'", "*", "")
+		cmd.Dir = dir
+		cmd.Env = append(cmd.Env, "ODD=hé\nlo")
+		out, errw, code := result(t, cmd)
+		if want := dir + "\na b|$x|'q'|*||hé\nlo|/tmp|"; out != want {
+			t.Errorf("stdout %q, want %q", out, want)
+		}
+		if errw != "err\n" || code != 0 {
+			t.Errorf("stderr %q, exit code %d, want \"err\\n\" and 0", errw, code)
+		}
+	})
+}
+
+func TestOutputArrivesWhole(t *testing.T) {
+	places(t, func(t *testing.T, vm string) {
+		out, errw, code := result(t, labexec(vm, "sh", "-c", "head -c 20000000 /dev/urandom | tee /dev/stderr"))
+		if len(out) != 20000000 || out != errw || code != 0 {
+			t.Errorf("%d bytes of stdout, %d of stderr, the same: %v, exit code %d", len(out), len(errw), out == errw, code)
+		}
+	})
+}
+
+func TestDaemonThatHoldsThePipeIsNotAwaited(t *testing.T) {
+	places(t, func(t *testing.T, vm string) {
+		out, _, code := result(t, labexec(vm, "sh", "-c", "setsid sleep 1000 & echo hi"))
+		if out != "hi\n" || code != 0 {
+			t.Errorf("stdout %q, exit code %d", out, code)
+		}
+	})
+}
+
+func TestHostFilesCannotBeWritten(t *testing.T) {
+	places(t, func(t *testing.T, vm string) {
+		dir := t.TempDir()
+		kept := filepath.Join(dir, "kept")
+		if err := os.Mkdir(kept, 0755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := labexec(vm, "-rw", kept, "sh", "-c", `
+			echo x > dropped
+			echo x > kept/file
+			echo x > /usr/lab-was-here
+			[ $LAB ] || exit 0 # root can undo the box, but not the machine
+			mkdir /tmp/x && mount -t hostfs none /tmp/x -o / && echo x > /tmp/x$PWD/hostfs
+			mount -o remount,rw $PWD && echo x > remounted`)
+		cmd.Dir = dir
+		result(t, cmd)
+		files, err := filepath.Glob(dir + "/*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(files) != 1 || files[0] != kept {
+			t.Errorf("the host has %v, want only what -rw names", files)
+		}
+		if b, err := os.ReadFile(kept + "/file"); string(b) != "x\n" {
+			t.Errorf("-rw: %q, %v", b, err)
+		}
+		if _, err := os.Stat("/usr/lab-was-here"); err == nil {
+			t.Error("/usr of the host was written")
+		}
+	})
+}
+
+func TestSignals(t *testing.T) {
+	places(t, func(t *testing.T, vm string) {
+		for _, c := range []struct {
+			signal unix.Signal
+			code   int
+		}{{unix.SIGQUIT, 3}, {unix.SIGINT, 130}, {unix.SIGTERM, 143}, {unix.SIGKILL, -1}} {
+			cmd := labexec(vm, "sh", "-c", "trap 'kill $!; exit 3' QUIT; sleep 1000 & echo ready; wait")
+			stdout, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := fmt.Fscanln(stdout, new(string)); err != nil {
+				t.Fatal(err)
+			}
+			stage := child(t, cmd.Process.Pid)
+			ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", stage))
+			if err != nil {
+				t.Fatal(err)
+			}
+			pidfd, err := unix.PidfdOpen(stage, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(pidfd)
+			cmd.Process.Signal(c.signal)
+			cmd.Wait()
+			if got := cmd.ProcessState.ExitCode(); got != c.code {
+				t.Errorf("%v: exit code %d, want %d", c.signal, got, c.code)
+			}
+			// Pid 1 of a namespace ends after all others in it.
+			for n, err := 0, error(nil); n == 0 || err == unix.EINTR; {
+				n, err = unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1)
+			}
+			if left := members(ns); len(left) > 0 {
+				t.Errorf("%v: processes left: %v", c.signal, left)
+			}
+		}
+	})
+}
+
+// child is the first child of a process.
+func child(t *testing.T, pid int) (child int) {
+	t.Helper()
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, task := range tasks {
+		b, _ := os.ReadFile(task)
+		if n, _ := fmt.Sscan(string(b), &child); n == 1 {
+			return child
+		}
+	}
+	t.Fatalf("process %d has no child", pid)
+	return 0
+}
+
+// members lists the living processes of a pid namespace.
+func members(ns string) (cmdlines []string) {
+	links, _ := filepath.Glob("/proc/[0-9]*/ns/pid")
+	for _, link := range links {
+		if l, _ := os.Readlink(link); l == ns {
+			b, _ := os.ReadFile(filepath.Join(filepath.Dir(filepath.Dir(link)), "cmdline"))
+			if len(b) > 0 { // a zombie has none
+				cmdlines = append(cmdlines, string(b))
+			}
+		}
+	}
+	return cmdlines
+}
+
+func TestMachineHasWhatTestsNeed(t *testing.T) {
+	for _, c := range []struct{ mode, want string }{
+		{"v2", "cgroup2 /sys/fs/cgroup\n"},
+		{"v1", "tmpfs /sys/fs/cgroup\ncgroup /sys/fs/cgroup/memory\n"},
+		{"hybrid", "tmpfs /sys/fs/cgroup\ncgroup /sys/fs/cgroup/memory\ncgroup2 /sys/fs/cgroup/unified\n"},
+	} {
+		t.Run(c.mode, func(t *testing.T) {
+			if os.Geteuid() != 0 {
+				t.Skip("needs root")
+			}
+			if os.Getenv("LAB") == "1" {
+				t.Skip("native only: no machine inside the machine")
+			}
+			t.Parallel()
+			out, errw, code := result(t, labexec("uml", "-cgroup", c.mode, "-disk", "1G", "-disk", "2G", "sh", "-ec", `
+				while read _ dir type _; do case $dir in /sys/fs/cgroup|*/memory|*/unified) echo $type $dir;; esac; done < /proc/mounts
+				set -- $LAB_DISKS; echo $LAB $LAB_VM $# $(cat /sys/block/${1##*/}/size /sys/block/${2##*/}/size)
+				[ -c /dev/mapper/control ] && [ -b /dev/loop0 ] && [ -d /sys/module/dm_thin_pool ]`))
+			if want := c.want + "1 uml 2 2097152 4194304\n"; out != want || code != 0 {
+				t.Errorf("exit code %d, stdout %q, want %q; stderr %s", code, out, want, errw)
+			}
+		})
+	}
+}
+
+// TestBoxHasItsOwnCgroups also kills labexec: the next one sweeps what that left.
+func TestBoxHasItsOwnCgroups(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	boxes := func() []string {
+		all, _ := filepath.Glob("/sys/fs/cgroup/thinrun-box.*")
+		deeper, _ := filepath.Glob("/sys/fs/cgroup/*/thinrun-box.*")
+		return append(all, deeper...)
+	}
+	cmd := labexec("none", "sh", "-c", `
+		for dir in /sys/fs/cgroup /sys/fs/cgroup/*; do
+			[ -e $dir/cgroup.procs ] && { mkdir $dir/mine || exit 1; }
+		done
+		echo ready; exec sleep 1000`)
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fscanln(stdout, new(string)); err != nil {
+		t.Fatal(err)
+	}
+	suffix := fmt.Sprintf("/thinrun-box.%d", cmd.Process.Pid)
+	mine := func() (n int) {
+		for _, dir := range boxes() {
+			if _, err := os.Stat(dir + "/mine"); err == nil && strings.HasSuffix(dir, suffix) {
+				n++
+			}
+		}
+		return n
+	}
+	if mine() == 0 {
+		t.Errorf("no %s/mine in any hierarchy; have %v", suffix, boxes())
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	if _, errw, code := result(t, labexec("none", "true")); code != 0 {
+		t.Fatalf("exit code %d: %s", code, errw)
+	}
+	if n := mine(); n != 0 {
+		t.Errorf("%d cgroups left", n)
+	}
+}
+
+func TestWideStatePatchesOnePlaceOnly(t *testing.T) {
+	fixed := "\x88\x0a\x00\x00\xbf\x05\x42\x00\x00"
+	for _, c := range []struct{ name, kernel, want string }{
+		{"6.1", "ab" + fixed + "cd", "ab\x00\x30\x00\x00\xbf\x05\x42\x00\x00cd"},
+		{"later", "abcd", "abcd"},
+		{"unknown", fixed + fixed, fixed + fixed},
+	} {
+		if got := string(wideState([]byte(c.kernel))); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
