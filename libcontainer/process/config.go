@@ -27,6 +27,8 @@ type Config struct {
 	CPUAffinityInitial, CPUAffinityFinal []int
 	PreserveFDs                          int    // descriptors 3..3+n-1 stay open
 	KeyringName                          string // session keyring; "" keeps the caller's
+
+	inCwd bool // Become reached Cwd
 }
 
 // Size of a terminal in characters.

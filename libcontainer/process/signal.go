@@ -1,0 +1,88 @@
+package process
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Signals are the ones sent to a foreground run or exec, on their way to its process.
+type Signals struct {
+	caught chan os.Signal
+	quit   chan struct{}
+	done   chan struct{} // nil before Forward
+}
+
+// CatchSignals holds on to signals from now on, so that none gets lost between the
+// start of the process and Forward.
+func CatchSignals() *Signals {
+	s := &Signals{caught: make(chan os.Signal, 128), quit: make(chan struct{})}
+	var list []os.Signal
+	for sig := syscall.Signal(1); sig <= 64; sig++ {
+		switch sig {
+		case unix.SIGCHLD, // about our children
+			unix.SIGURG,                // Go's own, for preemption
+			unix.SIGPIPE,               // about our own output
+			unix.SIGTTIN, unix.SIGTTOU: // about the caller's terminal: we stop, as a job should
+			continue
+		}
+		list = append(list, sig)
+	}
+	signal.Notify(s.caught, list...)
+	return s
+}
+
+// Forward passes the signals to process, a pidfd, until Stop. A new window size goes to
+// the terminal instead, if there is one.
+func (s *Signals) Forward(process *os.File, terminal *Terminal) {
+	s.done = make(chan struct{})
+	go func() {
+		defer close(s.done)
+		for {
+			select {
+			case <-s.quit:
+				return
+			case sig := <-s.caught:
+				s.pass(sig.(syscall.Signal), process, terminal)
+			}
+		}
+	}()
+}
+
+// pass has nobody to tell of a failure: the process is gone then, which its waiter sees.
+func (s *Signals) pass(sig syscall.Signal, process *os.File, terminal *Terminal) {
+	if sig != unix.SIGWINCH {
+		_ = unix.PidfdSendSignal(int(process.Fd()), sig, nil, 0)
+		return
+	}
+	if terminal != nil {
+		_ = terminal.Resize()
+	}
+}
+
+// Stop gives the signals back their default meaning.
+func (s *Signals) Stop() {
+	signal.Stop(s.caught)
+	close(s.quit)
+	if s.done != nil {
+		<-s.done
+	}
+}
+
+// ForwardSignals catches and forwards from now on, until stop.
+func ForwardSignals(process *os.File, terminal *Terminal) (stop func()) {
+	s := CatchSignals()
+	s.Forward(process, terminal)
+	return s.Stop
+}
+
+// ExitCode is the status a shell would show: the process's own, or 128 and the signal
+// that ended it.
+func ExitCode(status unix.WaitStatus) int {
+	if status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return status.ExitStatus()
+}
