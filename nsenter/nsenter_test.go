@@ -105,7 +105,7 @@ func tryStart(t *testing.T, c Command) (*started, error) {
 	if c.SocketFD == 0 {
 		c.SocketFD = 3
 	}
-	c.Args, c.Env, c.Socket = []string{"child", childWord, strconv.Itoa(c.SocketFD)}, []string{"GOMAXPROCS=1"}, theirs
+	c.Args, c.Env, c.Socket = []string{"child", childWord, strconv.Itoa(c.SocketFD)}, []string{"GODEBUG=containermaxprocs=0"}, theirs
 	child, err := c.Start()
 	if err != nil {
 		theirs.Close()
