@@ -1,0 +1,305 @@
+// Package image keeps images: names, and the chain of sealed layers that each stands
+// for. A record below --storage/images is an image; a layer that no record names is
+// garbage. How a layer is stored is the driver's business: the package talks to
+// storage.LayerStore and to nothing else.
+//
+// It does not run containers and does not know which there are: who removes or
+// replaces an image brings a function that tells who uses a layer.
+package image
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage"
+)
+
+// Version of the record's format. A newer one than ours is refused, never guessed at.
+const Version = 1
+
+var (
+	ErrNotFound = errors.New("no such image")
+	ErrInUse    = errors.New("image is in use")
+	ErrBusy     = errors.New("an image is being imported")
+)
+
+// Image is a record.
+type Image struct {
+	Version int       `json:"version"`
+	Name    string    `json:"name"`
+	Driver  string    `json:"driver"`
+	Layers  []string  `json:"layers"` // the driver's ids, base first
+	Size    int64     `json:"size"`   // bytes in regular files, each hard link once
+	Created time.Time `json:"created"`
+	Source  string    `json:"source,omitempty"` // what it was imported from
+	Config  Config    `json:"config"`
+}
+
+// Config is what of an OCI image's config says how to run it, under its names there.
+type Config struct {
+	Env        []string `json:"Env,omitempty"`
+	Cmd        []string `json:"Cmd,omitempty"`
+	Entrypoint []string `json:"Entrypoint,omitempty"`
+	WorkingDir string   `json:"WorkingDir,omitempty"`
+	User       string   `json:"User,omitempty"`
+	StopSignal string   `json:"StopSignal,omitempty"`
+}
+
+// Layer is the top layer, what storage.Request takes.
+func (i *Image) Layer() string { return i.Layers[len(i.Layers)-1] }
+
+// Store is the directory of records.
+type Store struct{ dir, storage string }
+
+// Open looks at nothing: an unused storage is a store without images.
+func Open(storage string) *Store {
+	return &Store{dir: filepath.Join(storage, "images"), storage: storage}
+}
+
+// Get reads an image's record. Who goes on to use the layers wants Use.
+func (s *Store) Get(name string) (*Image, error) {
+	full, err := ParseName(name)
+	if err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(filepath.Join(s.dir, fileName(full)))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("image %s below %s: %w; see: thinrun image list", full, s.storage, ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	img, err := decode(data, full)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(s.dir, fileName(full)), err)
+	}
+	return img, nil
+}
+
+func decode(data []byte, name string) (*Image, error) {
+	var img Image
+	if err := json.Unmarshal(data, &img); err != nil {
+		return nil, fmt.Errorf("damaged image record: %w", err)
+	}
+	switch {
+	case img.Version > Version:
+		return nil, fmt.Errorf("image record of version %d, made by a newer thinrun; this one reads up to %d", img.Version, Version)
+	case img.Version < 1 || len(img.Layers) == 0 || slices.Contains(img.Layers, ""):
+		return nil, errors.New("damaged image record: version or layers missing")
+	case img.Name != name:
+		return nil, fmt.Errorf("damaged image record: it names %q", img.Name)
+	}
+	return &img, nil
+}
+
+// Use reads an image's record and holds the image: until release it is neither removed
+// nor replaced. A container's create holds it until its own record names the layer.
+func (s *Store) Use(name string) (img *Image, release func(), err error) {
+	unlock, err := s.lock(lockRecords, unix.LOCK_SH)
+	if errors.Is(err, os.ErrNotExist) { // no images yet
+		img, err = s.Get(name)
+		return img, func() {}, err
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if img, err = s.Get(name); err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	return img, unlock, nil
+}
+
+// List reads all records, by name. Damaged ones are in the error; the others still come.
+func (s *Store) List() (list []Image, err error) {
+	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var bad []error
+	for _, e := range entries {
+		base, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || base[0] == '.' {
+			continue
+		}
+		img, err := s.Get(strings.ReplaceAll(base, "+", "/"))
+		switch {
+		case err == nil:
+			list = append(list, *img)
+		case !errors.Is(err, ErrNotFound): // removed since
+			bad = append(bad, err)
+		}
+	}
+	return list, errors.Join(bad...)
+}
+
+// Remove removes the name, and the layers that no other image has. inUse tells which
+// containers are on a layer.
+func (s *Store) Remove(name string, layers storage.LayerStore, inUse func(layer string) []string) error {
+	if _, err := s.Get(name); err != nil { // before anything is made in an unused storage
+		return err
+	}
+	unlock, err := s.lock(lockRecords, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	img, err := s.Get(name)
+	if err != nil {
+		return err
+	}
+	if err := refuseUsed(img, inUse); err != nil {
+		return err
+	}
+	// The record goes first, durably: a record without its layer is a broken image, a
+	// layer without its record is garbage that gc takes.
+	if err := os.Remove(filepath.Join(s.dir, fileName(img.Name))); err != nil {
+		return err
+	}
+	if err := syncDir(s.dir); err != nil {
+		return err
+	}
+	return s.dropLayers(img, layers)
+}
+
+// refuseUsed: only the top layer can be under a container of this very image; a lower
+// one that is also somebody's top stays because that image's record has it.
+func refuseUsed(img *Image, inUse func(layer string) []string) error {
+	if who := inUse(img.Layer()); len(who) > 0 {
+		return fmt.Errorf("image %s: %w by container %s; delete it first", img.Name, ErrInUse, strings.Join(who, ", "))
+	}
+	return nil
+}
+
+// dropLayers removes those of a former image's layers that no record names, top first.
+func (s *Store) dropLayers(img *Image, layers storage.LayerStore) error {
+	known, err := s.layers()
+	if err != nil {
+		return fmt.Errorf("image %s is gone, its layers stay until gc: %w", img.Name, err)
+	}
+	for _, id := range slices.Backward(img.Layers) {
+		if known[id] {
+			continue
+		}
+		if err := layers.RemoveLayer(id); err != nil {
+			return fmt.Errorf("image %s is gone, layer %s stays until gc: %w", img.Name, id, err)
+		}
+	}
+	return nil
+}
+
+// layers are all layers that a record names. A damaged record is an error: what it
+// named is unknown, and nothing may be taken for garbage.
+func (s *Store) layers() (map[string]bool, error) {
+	list, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	known := make(map[string]bool)
+	for _, img := range list {
+		for _, id := range img.Layers {
+			known[id] = true
+		}
+	}
+	return known, nil
+}
+
+// Sweep calls gc with a function that tells whether a layer belongs to an image. While
+// it runs no image is imported, removed or taken into use; ErrBusy if an import is
+// under way, whose finished layers no record names yet.
+func (s *Store) Sweep(gc func(keep func(layer string) bool) error) error {
+	if _, err := os.Stat(s.dir); errors.Is(err, os.ErrNotExist) {
+		return gc(func(string) bool { return false })
+	}
+	imports, err := s.lock(lockImports, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("%s: %w; try again when it is done", s.storage, ErrBusy)
+	}
+	if err != nil {
+		return err
+	}
+	defer imports()
+	records, err := s.lock(lockRecords, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer records()
+	known, err := s.layers()
+	if err != nil {
+		return err
+	}
+	return gc(func(layer string) bool { return known[layer] })
+}
+
+// The two locks: files that stay, and that the kernel unlocks when a holder dies.
+const (
+	lockRecords = ".lock"    // shared: an image is being taken into use; alone: a record changes
+	lockImports = ".imports" // shared: an import is under way; alone: garbage is judged
+)
+
+func (s *Store) lock(name string, how int) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), how)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+		return func() { f.Close() }, nil
+	}
+}
+
+// put writes a record so that after a power cut there is the old one or the new one.
+// The caller holds the lock alone, so the temporary name is ours.
+func (s *Store) put(img *Image) error {
+	data, err := json.MarshalIndent(img, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(s.dir, ".new")
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(data, '\n'))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err2 := f.Close(); err == nil {
+		err = err2
+	}
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(s.dir, fileName(img.Name)))
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return syncDir(s.dir)
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}

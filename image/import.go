@@ -1,0 +1,145 @@
+package image
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage"
+)
+
+// Import says what becomes an image.
+type Import struct {
+	Name   string
+	Source string    // a directory, a tar (plain, gzip or zstd), or "-"
+	Stdin  io.Reader // what "-" reads
+	Driver string    // Layers' name, for the record
+	Layers storage.LayerStore
+	// InUse tells which containers are on a layer: an image of that name is replaced,
+	// unless one is on it.
+	InUse func(layer string) []string
+	// Note is told, in a line each, what of the source the image lacks.
+	Note func(string)
+}
+
+// Import makes an image of one layer. Until its record is written there is no image;
+// an import that dies before leaves a layer without a name, which gc takes.
+func (s *Store) Import(ctx context.Context, im Import) (*Image, error) {
+	name, err := ParseName(im.Name)
+	if err != nil {
+		return nil, err
+	}
+	src, err := s.openSource(im)
+	if err != nil {
+		return nil, err
+	}
+	defer src.close()
+	if old, err := s.Get(name); err == nil { // now, and again before it counts
+		if err := refuseUsed(old, im.InUse); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, err
+	}
+	done, err := s.lock(lockImports, unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+
+	layer, err := im.Layers.NewLayer("")
+	if err != nil {
+		return nil, err
+	}
+	t := newTree(ctx, layer.Root(), im.Note)
+	err = src.fill(t)
+	if err == nil {
+		err = t.finish()
+	}
+	t.close()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("import %s: %w", im.Source, err), layer.Abort())
+	}
+	id, err := layer.Commit()
+	if err != nil {
+		return nil, errors.Join(err, layer.Abort())
+	}
+	img := &Image{
+		Version: Version, Name: name, Driver: im.Driver, Layers: []string{id},
+		Size: t.bytes, Created: time.Now().UTC().Truncate(time.Second), Source: im.Source,
+	}
+	return img, s.enter(img, im)
+}
+
+// enter writes the record, in the place of an older one that nobody uses.
+func (s *Store) enter(img *Image, im Import) error {
+	unlock, err := s.lock(lockRecords, unix.LOCK_EX)
+	if err != nil {
+		return errors.Join(err, im.Layers.RemoveLayer(img.Layer()))
+	}
+	defer unlock()
+	old, err := s.Get(img.Name)
+	if err == nil {
+		err = refuseUsed(old, im.InUse)
+	} else if errors.Is(err, ErrNotFound) {
+		old, err = nil, nil
+	}
+	if err == nil {
+		err = s.put(img)
+	}
+	if err != nil {
+		return errors.Join(err, im.Layers.RemoveLayer(img.Layer()))
+	}
+	if old != nil {
+		return s.dropLayers(old, im.Layers)
+	}
+	return nil
+}
+
+// source is an opened Import.Source.
+type source struct {
+	fill  func(*tree) error
+	close func()
+}
+
+func (s *Store) openSource(im Import) (source, error) {
+	if im.Source == "-" {
+		return source{fill: func(t *tree) error { return untar(t, im.Stdin) }, close: func() {}}, nil
+	}
+	if im.Source == "" {
+		return source{}, errors.New("nothing to import: name a directory, a tar file, or - for standard input")
+	}
+	f, err := os.Open(im.Source)
+	if err != nil {
+		return source{}, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return source{}, err
+	}
+	if st.IsDir() {
+		return source{fill: func(t *tree) error { return copyDir(t, f, s.storage) }, close: func() { f.Close() }}, nil
+	}
+	if !st.Mode().IsRegular() && st.Mode()&os.ModeNamedPipe == 0 {
+		f.Close()
+		return source{}, fmt.Errorf("%s is neither a directory nor a tar file", im.Source)
+	}
+	return source{fill: func(t *tree) error { return untar(t, f) }, close: func() { f.Close() }}, nil
+}
+
+// untar undoes the compression, if any, and unpacks.
+func untar(t *tree, r io.Reader) error {
+	plain, err := decompress(bufio.NewReaderSize(r, 256<<10))
+	if err != nil {
+		return err
+	}
+	return unpack(t, plain)
+}
