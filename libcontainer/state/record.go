@@ -41,6 +41,8 @@ type Record struct {
 	Namespaces []string `json:"namespaces,omitempty"`
 	IntelRdt   string   `json:"intelRdt,omitempty"` // closID directory that we made
 	Poststop   []Hook   `json:"poststop,omitempty"`
+	// HasPoststart: start has hooks to run, from the saved config.json.
+	HasPoststart bool `json:"hasPoststart,omitempty"`
 }
 
 // Process is a process that cannot be mistaken for another: a pid is reused, the three

@@ -63,6 +63,7 @@ func (t *text) record(r *Record) {
 		list(o, "namespaces", &r.Namespaces, str)
 		maybe(o, "intelRdt", &r.IntelRdt, str)
 		list(o, "poststop", &r.Poststop, hook)
+		maybe(o, "hasPoststart", &r.HasPoststart, boolean)
 	})
 }
 
@@ -93,6 +94,7 @@ func claim(t *text, c *storage.Claim) {
 		maybe(o, "thinId", &c.ThinID, number)
 		maybe(o, "device", &c.Device, str)
 		maybe(o, "dir", &c.Dir, str)
+		maybe(o, "key", &c.Key, str)
 		maybe(o, "key", &c.Key, str)
 	})
 }
