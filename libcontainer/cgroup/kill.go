@@ -1,0 +1,296 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Procs are the processes of the container, in its sub-cgroups too, sorted. Pids of
+// processes that our own pid namespace does not see are left out.
+func (c *Cgroup) Procs() ([]int, error) {
+	for _, key := range []string{"", "devices", "pids", "freezer", "memory", "name=systemd"} {
+		if dir := c.paths[key]; dir != "" {
+			return procs(dir)
+		}
+	}
+	return c.allProcs()
+}
+
+// allProcs are those of every hierarchy: a create that was killed between two of them
+// left a process in some.
+func (c *Cgroup) allProcs() ([]int, error) {
+	var all []int
+	for _, dir := range c.dirs() {
+		pids, err := procs(dir)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, pids...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+func procs(dir string) ([]int, error) {
+	var pids []int
+	err := walk(dir, func(dir string) error {
+		text, err := read(dir + "/cgroup.procs")
+		if errors.Is(err, unix.EOPNOTSUPP) { // threaded: its domain, above, has the processes
+			return nil
+		}
+		if err := ifThere(err); err != nil {
+			return fmt.Errorf("cgroup: %s/cgroup.procs: %w", dir, err)
+		}
+		for word := range strings.FieldsSeq(text) {
+			if pid, err := strconv.Atoi(word); err == nil && pid > 0 {
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	})
+	slices.Sort(pids)
+	return slices.Compact(pids), err
+}
+
+// walk calls do for dir and every cgroup below, those below first. Cgroups that go away
+// meanwhile are passed over.
+func walk(dir string, do func(dir string) error) error {
+	entries, err := os.ReadDir(dir)
+	if err := ifThere(err); err != nil {
+		return fmt.Errorf("cgroup: %w", err)
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := walk(filepath.Join(dir, e.Name()), do); err != nil {
+				return err
+			}
+		}
+	}
+	return do(dir)
+}
+
+// Signal sends a signal to every process of the container.
+func (c *Cgroup) Signal(sig unix.Signal) error {
+	pids, err := c.Procs()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("signal process %d: %w", pid, err)
+		}
+	}
+	return nil
+}
+
+// Kill kills every process of the container, frozen ones too, in sub-cgroups too. It does
+// not wait for their end.
+func (c *Cgroup) Kill() error {
+	// SIGKILL waits outside a v1 freezer, so what the container froze itself is thawed
+	// (runc#2105: such a container could not be killed at all). cgroup2's does not hold it.
+	defer c.thawAll()
+	if dir := c.paths[""]; dir != "" {
+		// cgroup.kill takes the tree at once: no fork escapes (Linux 5.14).
+		err := ifThere(write(dir+"/cgroup.kill", "1"))
+		if err == nil && c.host.V2 {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // EOPNOTSUPP: threaded
+			return fmt.Errorf("cgroup: %w", err)
+		}
+	}
+	return c.killEach()
+}
+
+// killEach kills process by process, until none is found that was not killed already.
+// Where the freezer takes them, they cannot fork in between, and one round is enough.
+func (c *Cgroup) killEach() error {
+	killed := map[int]bool{}
+	for {
+		pids, err := c.allProcs()
+		if err != nil {
+			return err
+		}
+		pids = slices.DeleteFunc(pids, func(pid int) bool { return killed[pid] })
+		if len(pids) == 0 {
+			return nil
+		}
+		if len(killed) == 0 && c.paths["freezer"] != "" && c.paths[""] == "" {
+			// One write, no waiting: FREEZING keeps them from forking, which is the point.
+			// In a hybrid cgroup.kill has seen to that.
+			_ = write(c.paths["freezer"]+"/freezer.state", "FROZEN")
+		}
+		for _, pid := range pids {
+			killed[pid] = true
+			if err := c.killOne(pid); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// killOne makes sure that pid is still the container's after the pidfd holds it: in
+// between it could have ended and its number gone to somebody else.
+func (c *Cgroup) killOne(pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cgroup: pidfd_open %d: %w", pid, err)
+	}
+	defer unix.Close(fd)
+	if ours, err := c.holds(pid); err != nil || !ours {
+		return err
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("cgroup: kill process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// holds tells whether the process is in one of the container's cgroups, or below.
+func (c *Cgroup) holds(pid int) (bool, error) {
+	lines, err := read("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("/proc/%d/cgroup: %w", pid, err)
+	}
+	for line := range strings.Lines(lines) {
+		_, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		names, path, _ := strings.Cut(rest, ":")
+		for key := range strings.SplitSeq(names, ",") {
+			own := strings.TrimPrefix(c.paths[key], c.host.mountOf(key))
+			if own != "" && (path == own || strings.HasPrefix(path, own+"/")) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// thawAll thaws the container's v1 freezer and every one below.
+func (c *Cgroup) thawAll() {
+	if dir := c.paths["freezer"]; dir != "" {
+		// What is not thawed here shows as a process that does not end: Destroy names it.
+		_ = walk(dir, func(dir string) error {
+			_ = thaw(dir, false)
+			return nil
+		})
+	}
+}
+
+// Destroy kills what is left and removes the cgroup with all below it; nothing above.
+// It is content to find nothing. Past the deadline it says what remains.
+func (c *Cgroup) Destroy(deadline time.Time) error {
+	var left []string
+	for _, dir := range c.dirs() {
+		if err := rmdir(dir); err != nil {
+			left = append(left, dir)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	for {
+		if err := c.Kill(); err != nil {
+			return err
+		}
+		if err := c.waitEmpty(deadline); err != nil {
+			return err
+		}
+		var errs []error
+		for _, dir := range left {
+			if err := walk(dir, rmdir); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		if len(errs) == 0 {
+			return nil
+		}
+		err := errors.Join(errs...)
+		if !errors.Is(err, unix.EBUSY) || !time.Now().Before(deadline) {
+			return c.remains(err)
+		}
+		// Nobody lives there and yet it is busy: the kernel is still burying the last one.
+		// For that, and only that, there is no event.
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func rmdir(dir string) error {
+	for {
+		err := unix.Rmdir(dir)
+		if err == unix.EINTR {
+			continue
+		}
+		if err := ifThere(err); err != nil {
+			return fmt.Errorf("rmdir %s: %w", dir, err)
+		}
+		return nil
+	}
+}
+
+// waitEmpty waits until the last process has ended, or the deadline.
+func (c *Cgroup) waitEmpty(deadline time.Time) error {
+	if dir := c.paths[""]; dir != "" {
+		if _, err := waitEvent(dir, "populated 0", deadline); err != nil {
+			return fmt.Errorf("cgroup: wait for %s to be empty: %w", dir, err)
+		}
+	}
+	pids, err := c.allProcs() // v1 tells nothing, so the processes are asked
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := waitExit(pid, deadline); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func waitExit(pid int, deadline time.Time) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil // ended
+	}
+	defer unix.Close(fd)
+	for {
+		left := max(0, time.Until(deadline).Milliseconds())
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, int(left)); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// remains names what keeps the cgroup: processes, with the state in which they hang.
+func (c *Cgroup) remains(err error) error {
+	pids, _ := c.allProcs()
+	var who []string
+	for _, pid := range pids {
+		name := "/proc/" + strconv.Itoa(pid)
+		comm, _ := read(name + "/comm")
+		stat, _ := read(name + "/stat")
+		state := ""
+		if i := strings.LastIndexByte(stat, ')'); i >= 0 && len(stat) > i+2 {
+			state = stat[i+2 : i+3]
+		}
+		who = append(who, fmt.Sprintf("%d (%s, state %s)", pid, strings.TrimSpace(comm), state))
+	}
+	if len(who) > 0 {
+		return fmt.Errorf("cgroup: processes do not end although they were killed: %s: %w", strings.Join(who, ", "), err)
+	}
+	return fmt.Errorf("cgroup: %w", err)
+}
