@@ -19,7 +19,7 @@ type Options struct {
 	Bundle        string // absolute
 	StateDir      string // this container's directory below --root
 	Image         string // --image, or annotation org.thinrun.image
-	RootfsSize    uint64 // bytes; 0: the image's own
+	RootfsSize    string // --rootfs-size, as the user wrote it ("20G"); "": the image's own
 	NoPivot       bool
 	NoNewKeyring  bool
 	PreserveFDs   int
@@ -30,15 +30,24 @@ type Options struct {
 
 // Facts are what the plan must know of the host; gathered once, passed in.
 type Facts struct {
-	CgroupV2     bool              // unified hierarchy
-	Cgroup1      []rootfs.Cgroup1  // mounted v1 hierarchies, File -1
-	Cgroup1Paths map[string]string // hierarchy name -> mount point on the host
-	OwnCgroup    string            // our own v2 path, for rootless
-	InUserNS     bool              // we are in a user namespace ourselves
-	EUID         int
+	CgroupV2        bool              // unified hierarchy
+	Cgroup1         []rootfs.Cgroup1  // mounted v1 hierarchies, File -1
+	Cgroup1Paths    map[string]string // hierarchy name -> mount point on the host
+	OwnCgroup       string            // our own v2 path, for rootless
+	InUserNS        bool              // we are in a user namespace ourselves
+	EUID            int
+	SetgroupsDenied bool // /proc/self/setgroups says deny: groups stay as they are
 	// StatSource tells whether the source of a bind is a directory; it is how the plan
 	// stays pure: tests pass a table.
 	StatSource func(path string) (isDir bool, err error) `json:"-"`
+	// The rest may be nil; what it would tell is then believed.
+	//
+	// HostNetwork tells whether a network namespace's path leads to our own.
+	HostNetwork func(path string) (bool, error) `json:"-"`
+	// ProcFS tells whether a path is the root of a procfs.
+	ProcFS func(path string) (bool, error) `json:"-"`
+	// UserNSMappings reads the mappings of a user namespace that is joined.
+	UserNSMappings func(path string) (uid, gid []nsenter.Mapping, err error) `json:"-"`
 }
 
 // Plan is one container, decided.
@@ -67,6 +76,9 @@ type Source struct {
 	Path      string
 	Recursive bool
 	NoFollow  bool
+	// Cgroup instead of Path: the container's own directory in the v1 hierarchy of this
+	// controller, where only the cgroup itself knows it (systemd).
+	Cgroup string
 }
 
 // NetDevice is moved into the container's network namespace and renamed.
@@ -90,6 +102,7 @@ type Init struct {
 	Seccomp              *seccomp.Program
 	CreateContainer      []hooks.Hook
 	StartContainer       []hooks.Hook
+	AskHooks             bool   // the parent has hooks to run before pivot_root: tell it when
 	HookState            []byte // the state that those hooks read; the parent fills in the pid
 	NewCgroupNS          bool
 }
