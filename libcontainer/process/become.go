@@ -99,9 +99,9 @@ func whyNoID(errno unix.Errno, mappings string) string {
 	return ""
 }
 
-// ownStdio gives descriptors 0 to 2 to the user: /dev/stdout is opened anew through
-// /proc, and then the owner of the caller's pipe or terminal counts. The group stays:
-// a terminal has its own.
+// ownStdio gives the pipes and terminals at descriptors 0 to 2 to the user: /dev/stdout
+// is opened anew through /proc, and then their owner counts. A file on the host keeps
+// its owner, whatever was redirected from it. The group stays: a terminal has its own.
 func (c *Config) ownStdio() error {
 	for fd := range 3 {
 		var st unix.Stat_t
@@ -112,16 +112,17 @@ func (c *Config) ownStdio() error {
 		if err != nil {
 			return fmt.Errorf("fstat descriptor %d: %w", fd, err)
 		}
-		null := st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
-		if st.Uid == c.User.UID || null { // /dev/null is everybody's
+		kind := st.Mode & unix.S_IFMT
+		ours := kind == unix.S_IFIFO || kind == unix.S_IFSOCK || kind == unix.S_IFCHR && isTerminal(fd)
+		if st.Uid == c.User.UID || !ours {
 			continue
 		}
 		err = unix.Fchown(fd, int(c.User.UID), -1)
 		switch {
 		case err == nil:
-		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS), errors.Is(err, unix.ENOSYS):
-			// An owner without mapping here, a read-only file, a file system without
-			// owners: the descriptor itself still works.
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
+			// An owner that has no mapping here, or a FIFO on a read-only file system:
+			// the descriptor itself still works.
 		default:
 			return fmt.Errorf("give descriptor %d to uid %d: %w", fd, c.User.UID, err)
 		}

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -44,37 +45,41 @@ func (c *Config) KeyLabel() error {
 	return c.seLinux(proc, "keycreate")
 }
 
+// appArmor uses AppArmor's own file (5.8), never attr/exec: that one belongs to whichever
+// module came first, and a SELinux without policy swallows any text there.
 func (c *Config) appArmor(proc *os.File) error {
-	name := "apparmor/exec"
-	attr, err := openAttr(proc, name)
-	if errors.Is(err, unix.ENOENT) {
-		// Kernels before 5.8, or no AppArmor: then the one file is for whichever module
-		// came first, and says itself that it does not understand.
-		name = "exec"
-		attr, err = openAttr(proc, name)
-	}
+	const name = "apparmor/exec"
+	attr, err := openAttr(proc, name, unix.O_WRONLY)
 	if err == nil {
 		err = writeAttr(attr, name, "exec "+c.AppArmorProfile)
+		if errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("apparmorProfile %q: %w (is the profile loaded? see /sys/kernel/security/apparmor/profiles)", c.AppArmorProfile, err)
+		}
 	}
-	why := ""
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOTSUP):
-		why = " (is AppArmor on? see /sys/module/apparmor/parameters/enabled)"
-	case errors.Is(err, unix.ENOENT):
-		why = " (is the profile loaded? see /sys/kernel/security/apparmor/profiles)"
+	if err != nil {
+		return fmt.Errorf("apparmorProfile %q: %w (is AppArmor on? see /sys/module/apparmor/parameters/enabled)", c.AppArmorProfile, err)
 	}
-	return fmt.Errorf("apparmorProfile %q: %w%s", c.AppArmorProfile, err, why)
+	return nil
 }
 
+// seLinux first looks whether there is a policy: without one the kernel accepts any
+// label and means nothing by it. Our own context is then the word "kernel".
 func (c *Config) seLinux(proc *os.File, name string) error {
-	attr, err := openAttr(proc, name)
+	current, err := openAttr(proc, "current", unix.O_RDONLY)
+	if err != nil {
+		return fmt.Errorf("selinuxLabel %q: %w", c.SELinuxLabel, err)
+	}
+	defer unix.Close(current)
+	var context [256]byte
+	if n, err := unix.Read(current, context[:]); err != nil || bytes.IndexByte(context[:n], ':') < 0 {
+		return fmt.Errorf("selinuxLabel %q: `/proc/thread-self/attr/%s` is not SELinux's: it is off or has no policy", c.SELinuxLabel, name)
+	}
+	attr, err := openAttr(proc, name, unix.O_WRONLY)
 	if err == nil {
 		err = writeAttr(attr, name, c.SELinuxLabel)
 	}
 	if err != nil {
-		return fmt.Errorf("selinuxLabel %q: %w (is SELinux on, and the label in its policy?)", c.SELinuxLabel, err)
+		return fmt.Errorf("selinuxLabel %q: %w", c.SELinuxLabel, err)
 	}
 	return nil
 }
@@ -82,9 +87,9 @@ func (c *Config) seLinux(proc *os.File, name string) error {
 // openAttr opens a file of /proc/thread-self/attr. The image may have put anything over
 // it (CVE-2019-16884, CVE-2025-52881): no other mount and no magic link is followed
 // below proc.
-func openAttr(proc *os.File, name string) (int, error) {
+func openAttr(proc *os.File, name string, flags uint64) (int, error) {
 	fd, err := unix.Openat2(int(proc.Fd()), "thread-self/attr/"+name, &unix.OpenHow{
-		Flags:   unix.O_WRONLY | unix.O_CLOEXEC,
+		Flags:   flags | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {

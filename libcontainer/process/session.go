@@ -29,7 +29,7 @@ func (c *Config) Keyring() error {
 	if c.KeyringName == "" {
 		return nil
 	}
-	ring, err := unix.KeyctlJoinSessionKeyring(c.KeyringName)
+	_, err := unix.KeyctlJoinSessionKeyring(c.KeyringName)
 	switch {
 	case errors.Is(err, unix.ENOSYS):
 		return nil
@@ -38,6 +38,7 @@ func (c *Config) Keyring() error {
 	case err != nil:
 		return fmt.Errorf("join session keyring %q: %w (--no-new-keyring keeps the caller's)", c.KeyringName, err)
 	}
+	const ring = unix.KEY_SPEC_SESSION_KEYRING // joining the one we have returns 0, not its id
 	// type;uid;gid;permissions;name
 	text, err := unix.KeyctlString(unix.KEYCTL_DESCRIBE, ring)
 	if err != nil {
