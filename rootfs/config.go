@@ -13,10 +13,16 @@ type Config struct {
 	// AttachAt is the directory, in init's copy of the host's mount table, on which the
 	// root is mounted until pivot_root; createContainer hooks see the rootfs there.
 	AttachAt string
+	// Source is the directory to take as the root when no descriptor of one comes: a
+	// parent without CAP_SYS_ADMIN may not clone mounts, its init may.
+	Source string
+	// UserNS: the container is in a user namespace that is not the parent's. Mounts
+	// from the host are then never its peers, whatever the propagation asked for.
+	UserNS bool
 	// Readonly: the root mount becomes read-only at the end.
 	Readonly bool
-	// Propagation of "/" inside, MS_* flags (linux.rootfsPropagation); 0 means rslave
-	// while setting up and private for the root mount, as runc does.
+	// Propagation of "/" inside, MS_* flags (linux.rootfsPropagation); 0 means rslave:
+	// mounts of the host arrive in the container, never the other way, as with runc.
 	Propagation uint64
 	NoPivot     bool // move the root over "/" and chroot, for an initramfs root
 	Mounts      []Mount
@@ -62,10 +68,13 @@ type Mount struct {
 	IDMap                 *IDMap   // idmap/ridmap with its mappings
 	SrcIsDir              bool     // what the bound source is: a directory or something else
 	// File is the number of the descriptor among those that arrive with the plan: a
-	// detached tree made by open_tree. -1: none.
-	File                                   int
-	Cgroup1                                []Cgroup1
-	SrcNoFollow, DestNoFollow, CopySymlink bool // crun's mount options of those names
+	// detached tree made by open_tree. -1: none; a bind then clones Source in init's copy
+	// of the host's tree. A cgroup2 mount with a File is that tree, bound.
+	File    int
+	Cgroup1 []Cgroup1
+	// crun's mount options of those names. CopySymlink wants a File that was opened
+	// without following (SrcNoFollow).
+	SrcNoFollow, DestNoFollow, CopySymlink bool
 }
 
 // Cgroup1 is one v1 hierarchy as the container sees it.
