@@ -19,6 +19,7 @@ img=$tmp/img
 export MKE2FS_CONFIG=$tmp/conf # the host's own defaults must not show
 echo '[fs_types]
 ext4 = {
+	features = has_journal
 }' >"$MKE2FS_CONFIG"
 for size in 1G 10G 100G; do
 	truncate -s $size "$img"

@@ -1,0 +1,160 @@
+package devmapper
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+func (d *Driver) claimsDir() string { return filepath.Join(d.dir, "claims") }
+func (d *Driver) openDir() string   { return filepath.Join(d.dir, "claims", "open") }
+
+func (d *Driver) claimPath(id uint32) string {
+	return filepath.Join(d.claimsDir(), fmt.Sprintf("%06x", id))
+}
+
+func (d *Driver) openPath(id uint32) string {
+	return filepath.Join(d.openDir(), fmt.Sprintf("%06x", id))
+}
+
+// claim holds a thin id while something is being made of it (below open/, its maker has
+// a flock on it) and, for a container, until it is removed.
+type claim struct {
+	thin uint32
+	key  string
+	file *os.File
+	d    *Driver
+}
+
+// owner is for whom an id is claimed.
+type owner struct {
+	what      string // container, layer, remove layer
+	container string
+	bytes     uint64 // of the virtual disk
+}
+
+// errTaken: the id has a holder.
+var errTaken = errors.New("thin id is taken")
+
+// claim takes an id that nobody has: no container, no layer, nobody at work. The pool may
+// still have it, as garbage; create_snap tells.
+func (d *Driver) claim(o owner) (*claim, error) {
+	for range 1000 {
+		c, err := d.claimID(d.newID(), o)
+		if !errors.Is(err, errTaken) {
+			return c, err
+		}
+	}
+	return nil, fmt.Errorf("pool %s: 1000 random ids are all taken: %w", d.dir, unix.EEXIST)
+}
+
+func (d *Driver) claimID(id uint32, o owner) (*claim, error) {
+	f, err := os.OpenFile(d.openPath(id), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, errTaken
+	}
+	if err != nil {
+		return nil, fmt.Errorf("claim: %w", err)
+	}
+	c := &claim{thin: id, key: fmt.Sprintf("%016x", random()), file: f, d: d}
+	// Between open and flock a collector may have found the file and taken it away.
+	var st unix.Stat_t
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || unix.Fstat(int(f.Fd()), &st) != nil || st.Nlink == 0 {
+		f.Close()
+		return nil, errTaken
+	}
+	// A claim or a layer that has the id was there before it left open/, so now that this
+	// file is there it can be seen.
+	if exists(d.claimPath(id)) || exists(d.layerPath(id)) {
+		return nil, errors.Join(errTaken, c.discard())
+	}
+	if _, err := f.Write(d.claimText(c, o)); err != nil {
+		return nil, errors.Join(fmt.Errorf("claim: %w", err), c.discard())
+	}
+	return c, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+func (d *Driver) claimText(c *claim, o owner) []byte {
+	state, node := "", uint64(0)
+	if d.opts.StateRoot != "" && o.container != "" {
+		state = filepath.Join(d.opts.StateRoot, o.container)
+		node = inode(state)
+	}
+	pid, start := os.Getpid(), startTime(os.Getpid())
+	return lines("what", o.what, "container", o.container, "key", c.key, "bytes", o.bytes,
+		"state", state, "stateInode", node, "pid", pid, "start", start, "boot", bootID())
+}
+
+// keep makes it a container's claim, until Remove.
+func (c *claim) keep() error {
+	err := unix.Renameat2(unix.AT_FDCWD, c.d.openPath(c.thin), unix.AT_FDCWD, c.d.claimPath(c.thin), unix.RENAME_NOREPLACE)
+	if err == unix.EINVAL { // a file system without the flag; the id cannot be there anyway
+		err = unix.Rename(c.d.openPath(c.thin), c.d.claimPath(c.thin))
+	}
+	if err != nil {
+		return fmt.Errorf("claim %s: %w", c.d.claimPath(c.thin), err)
+	}
+	return c.file.Close()
+}
+
+// discard gives the id back. The file goes before the lock.
+func (c *claim) discard() error {
+	err := os.Remove(c.d.openPath(c.thin))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, c.file.Close())
+}
+
+// alive tells if a claim of a container still has its owner: the state directory that it
+// was made for, or the process that made it.
+func alive(r record) bool {
+	if r.str("boot") != bootID() {
+		return false
+	}
+	if path := r.str("state"); path != "" && r.num("stateInode") != 0 && inode(path) == r.num("stateInode") {
+		return true
+	}
+	pid := int(r.num("pid"))
+	return pid > 0 && startTime(pid) == r.num("start")
+}
+
+func inode(path string) uint64 {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
+
+// startTime is field 22 of /proc/PID/stat; 0: there is no such process, or a zombie.
+func startTime(pid int) uint64 {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0
+	}
+	_, rest, ok := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
+	f := strings.Fields(rest)
+	if !ok || len(f) < 20 || f[0] == "Z" || f[0] == "X" {
+		return 0
+	}
+	n, _ := strconv.ParseUint(f[19], 10, 64)
+	return n
+}
+
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return string(bytes.TrimSpace(b))
+}

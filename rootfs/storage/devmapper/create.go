@@ -1,0 +1,400 @@
+package devmapper
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage/devmapper/base"
+	"thinrun/rootfs/storage/devmapper/dm"
+	"thinrun/rootfs/storage/devmapper/loop"
+)
+
+// PoolOptions say how a pool is made. All zero values are chosen by what the storage's
+// file system has free.
+type PoolOptions struct {
+	DataBytes, MetaBytes       uint64 // sizes of the files; ignored for devices
+	DataDevice, MetadataDevice string // block devices instead of files: both or none
+	BlockSectors               uint32 // 128: 64 KiB
+	BaseBytes                  uint64 // a container's disk unless --rootfs-size: one of base.Sizes; 10 GiB
+	LowWater                   uint64 // bytes; with less free nothing new starts
+	MaxBytes                   uint64 // the data file does not grow beyond; 0: while the host keeps a fifth free
+	ReturnSpace                bool   // data file sparse, and shrunk when containers go; else preallocated
+}
+
+const (
+	mib = uint64(1) << 20
+	gib = uint64(1) << 30
+	// growStep is how much the data file starts with and grows by: large enough to be
+	// rare, small enough that a host with one container does not miss it.
+	growStep = 2 * gib
+)
+
+// fill decides what was left open, for a file system with free bytes.
+func (o PoolOptions) fill(free uint64) (PoolOptions, error) {
+	if o.BlockSectors == 0 {
+		o.BlockSectors = 128 // 4 KiB written to a shared block costs 35 us; with 1 MiB blocks 322
+	}
+	if o.BlockSectors%128 != 0 || o.BlockSectors > 2<<20 {
+		return o, fmt.Errorf("block size of %d sectors: it is a multiple of 128 up to 2097152 for dm-thin", o.BlockSectors)
+	}
+	if o.BaseBytes == 0 {
+		o.BaseBytes = 10 * gib
+	}
+	known := false
+	for _, n := range base.Sizes() {
+		known = known || n == o.BaseBytes
+	}
+	if !known {
+		return o, fmt.Errorf("a base of %s: there are only those of 1, 10 and 100 GiB", size(o.BaseBytes))
+	}
+	if (o.DataDevice == "") != (o.MetadataDevice == "") {
+		return o, errors.New("data and metadata: give a device for both or for none")
+	}
+	if o.DataBytes == 0 {
+		o.DataBytes = min(growStep, max(free/2, 128*mib)) / (64 * mib) * (64 * mib)
+	}
+	if o.MetaBytes == 0 {
+		o.MetaBytes = min(128*mib, max(8*mib, o.DataBytes/16))
+	}
+	unit := max(uint64(o.BlockSectors)*512, 64<<10)
+	o.DataBytes = o.DataBytes / unit * unit
+	o.MetaBytes = o.MetaBytes / 4096 * 4096
+	if o.DataDevice == "" && (o.DataBytes < 64*mib || o.MetaBytes < 2*mib) {
+		return o, fmt.Errorf("data of %s and metadata of %s: at least 64 MiB and 2 MiB are needed", size(o.DataBytes), size(o.MetaBytes))
+	}
+	if o.LowWater == 0 {
+		o.LowWater = min(gib, o.DataBytes/10)
+	}
+	return o, nil
+}
+
+// CreatePool makes the pool. Kill it anywhere: the next call starts over, because a pool
+// exists only once its record says "ready".
+func (d *Driver) CreatePool(o PoolOptions) error {
+	if err := Supported(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return fmt.Errorf("pool: %w", err)
+	}
+	lock, err := d.locked(unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	m, err := d.record()
+	switch {
+	case err == nil && m.ready:
+		return fmt.Errorf("pool %s: %w", d.dir, fs.ErrExist)
+	case err == nil:
+		err = d.undo(m)
+	case errors.Is(err, ErrNoPool):
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	m, err = d.plan(o)
+	if err != nil {
+		return fmt.Errorf("pool %s: %w", d.dir, err)
+	}
+	if err := d.build(m); err != nil {
+		return errors.Join(err, d.undo(m))
+	}
+	return nil
+}
+
+// plan decides what the pool is made of; it writes nothing.
+func (d *Driver) plan(o PoolOptions) (made, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.dir, &st); err != nil {
+		return made{}, err
+	}
+	free := st.Bavail * uint64(st.Bsize)
+	lowGiven := o.LowWater != 0
+	o, err := o.fill(free)
+	if err != nil {
+		return made{}, err
+	}
+	m := made{
+		fingerprint: random() | 1<<63, // never 0, which is what a new pool has
+		blockSector: uint64(o.BlockSectors),
+		data:        backing{filepath.Join(d.dir, "data"), true, o.DataBytes},
+		meta:        backing{filepath.Join(d.dir, "meta"), true, o.MetaBytes},
+		baseBytes:   o.BaseBytes, lowBytes: o.LowWater, maxBytes: o.MaxBytes, returnSpace: o.ReturnSpace,
+	}
+	if o.DataDevice == "" {
+		if need := o.DataBytes + o.MetaBytes; need > free {
+			return m, fmt.Errorf("%s needed, %s free: %w", size(need), size(free), unix.ENOSPC)
+		}
+		return m, nil
+	}
+	for _, b := range []struct {
+		to   *backing
+		path string
+	}{{&m.data, o.DataDevice}, {&m.meta, o.MetadataDevice}} {
+		path, err := filepath.Abs(b.path)
+		if err != nil {
+			return m, err
+		}
+		bytes, err := blank(path)
+		if err != nil {
+			return m, err
+		}
+		*b.to = backing{path, false, bytes}
+	}
+	if !lowGiven {
+		m.lowBytes = min(gib, m.data.bytes/10)
+	}
+	return m, nil
+}
+
+// blank makes sure that a device is nobody's: not in use, and nothing at its start.
+func blank(path string) (bytes_ uint64, err error) {
+	f, _, err := openDevice(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	// O_EXCL on a block device: EBUSY when it is mounted or below another device.
+	x, err := os.OpenFile(path, os.O_RDONLY|os.O_EXCL, 0)
+	if err != nil {
+		return 0, fmt.Errorf("%s is in use: %w", path, err)
+	}
+	x.Close()
+	head := make([]byte, 1<<20)
+	n, err := f.ReadAt(head, 0)
+	if err != nil && err != io.EOF {
+		return 0, err
+	}
+	if !bytes.Equal(head[:n], make([]byte, n)) {
+		return 0, fmt.Errorf("%s is not blank: its first MiB holds data; wipe it first (blkdiscard -z, or dd) if nobody needs that", path)
+	}
+	return deviceBytes(f)
+}
+
+// build makes the pool, its base layer, and last the record that says ready.
+func (d *Driver) build(m made) error {
+	for _, dir := range []string{d.layersDir(), d.openDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("pool: %w", err)
+		}
+	}
+	d.step("record new pool")
+	if err := writeDurable(d.recordPath(), m.encode()); err != nil {
+		return fmt.Errorf("pool: %w", err)
+	}
+	ctl, err := d.dm()
+	if err != nil {
+		return err
+	}
+	p := &pool{Driver: d, made: m, ctl: ctl}
+	d.step("allocate")
+	for _, b := range []backing{m.meta, m.data} {
+		if b.ours {
+			if err := allocate(b, m.returnSpace && b == m.data); err != nil {
+				return p.fail("%w", err)
+			}
+		}
+	}
+	if err := p.start(); err != nil {
+		return err
+	}
+	d.step("fingerprint")
+	if err := p.message("set_transaction_id 0 %d", m.fingerprint); err != nil {
+		return err
+	}
+	l, err := p.makeBase(m.baseBytes)
+	if err != nil {
+		return err
+	}
+	p.base, p.ready = l.id(), true
+	d.step("pool ready")
+	if err := writeDurable(d.recordPath(), p.encode()); err != nil {
+		return fmt.Errorf("pool: %w", err)
+	}
+	return nil
+}
+
+// makeBase fills the first thin device with the empty file system.
+func (p *pool) makeBase(bytes uint64) (layer, error) {
+	l := layer{thin: p.newID(), bytes: bytes, base: true}
+	p.step("create base")
+	if err := p.message("create_thin %d", l.thin); err != nil {
+		return l, err
+	}
+	dev, err := p.raise(l.thin, bytes)
+	if err != nil {
+		return l, err
+	}
+	p.step("write base")
+	f, err := p.openThin(dev)
+	if err == nil {
+		err = base.Write(f, bytes)
+		if err == nil {
+			err = f.Sync()
+		}
+		err = errors.Join(err, f.Close())
+	}
+	if err = errors.Join(err, p.removeDevice(p.thinName(l.thin))); err != nil {
+		return l, p.fail("base: %w", err)
+	}
+	if err := p.look(dm.NoFlush); err != nil {
+		return l, err
+	}
+	if err := p.usable(); err != nil {
+		return l, err
+	}
+	if l.created, err = p.created(l.thin); err != nil {
+		return l, err
+	}
+	return l, p.writeLayer(l)
+}
+
+// undo takes a half-made pool away. Its record names what it was to be made of.
+func (d *Driver) undo(m made) error {
+	ctl, err := d.dm()
+	if err != nil {
+		return err
+	}
+	p := &pool{Driver: d, made: m, ctl: ctl}
+	if err := p.takeDown(); err != nil {
+		return err
+	}
+	return p.forget()
+}
+
+// takeDown removes all dm devices of the pool; its loop devices go with it.
+func (p *pool) takeDown() error {
+	devices, err := p.ctl.List()
+	if err != nil {
+		return p.fail("%w", err)
+	}
+	for _, dev := range devices {
+		if p.isThin(dev.Name) {
+			if err := p.removeDevice(dev.Name); err != nil {
+				return err
+			}
+		}
+	}
+	if err := p.removeDevice(p.name()); err != nil {
+		return err
+	}
+	for _, b := range []backing{p.meta, p.data} {
+		if b.ours {
+			if err := p.waitLoops(b.path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// waitLoops waits until no loop device is on a file: the last user's going starts the
+// clearing, it does not wait for it.
+func (p *pool) waitLoops(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return p.fail("%w", err)
+	}
+	defer f.Close()
+	events, err := uevents()
+	if err == nil {
+		defer unix.Close(events)
+	}
+	for deadline := time.Now().Add(removeWait); ; {
+		left, err := loop.Find(&p.nodes, f)
+		if err != nil {
+			return p.fail("%w", err)
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		if !time.Now().Before(deadline) {
+			return p.fail("%w: /dev/loop%d is on %s", ErrInUse, left[0], path)
+		}
+		waitEvent(events, deadline)
+	}
+}
+
+// forget removes the pool's files, those that it made. A metadata device gets its
+// superblock wiped, without which it is no pool.
+func (p *pool) forget() error {
+	for _, b := range []backing{p.data, p.meta} {
+		if b.ours {
+			if err := os.Remove(b.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return p.fail("%w", err)
+			}
+		}
+	}
+	if !p.meta.ours {
+		f, _, err := openDevice(p.meta.path)
+		if err != nil {
+			return p.fail("%w", err)
+		}
+		_, err = f.WriteAt(make([]byte, 4096), 0)
+		if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+			return p.fail("wipe %s: %w", p.meta.path, err)
+		}
+	}
+	for _, dir := range []string{p.layersDir(), p.claimsDir()} {
+		if err := os.RemoveAll(dir); err != nil {
+			return p.fail("%w", err)
+		}
+	}
+	if err := removeDurable(p.recordPath()); err != nil {
+		return p.fail("%w", err)
+	}
+	return nil
+}
+
+// allocate makes a file of zeros with all its blocks: a sparse file on a host that fills
+// up makes every container of the pool fail, not only the one that writes.
+func allocate(b backing, sparse bool) error {
+	f, err := os.OpenFile(b.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if sparse {
+		err = f.Truncate(int64(b.bytes))
+	} else {
+		err = extend(f, 0, b.bytes)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// extend adds preallocated zeros from one size to another.
+func extend(f *os.File, from, to uint64) error {
+	for {
+		err := unix.Fallocate(int(f.Fd()), 0, int64(from), int64(to-from))
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EOPNOTSUPP: // overlayfs, NFS: the long way
+			zeros := make([]byte, mib)
+			for at := from; at < to; at += mib {
+				if _, err := f.WriteAt(zeros[:min(mib, to-at)], int64(at)); err != nil {
+					return err
+				}
+			}
+			return nil
+		case err != nil:
+			return fmt.Errorf("%s: %s more: %w", f.Name(), size(to-from), err)
+		}
+		return nil
+	}
+}

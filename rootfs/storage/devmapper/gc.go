@@ -1,0 +1,244 @@
+package devmapper
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage/devmapper/thinmeta"
+)
+
+// cheapMany is how many unfinished claims a command looks at in passing: there are only
+// as many as commands are at work, plus those that were killed.
+const cheapMany = 16
+
+// Collected is what a collection did.
+type Collected struct {
+	Removed []uint32 `json:"removed"` // thin ids given back
+	Busy    []uint32 `json:"busy"`    // garbage that somebody still has open
+	Missing []string `json:"missing"` // layers whose thin id is not in the pool
+}
+
+// GC gives back all that nobody has a right to: every id in the pool that no layer and no
+// living claim names. Snapshots of stopped containers are kept with their state.
+func (d *Driver) GC() (Collected, error) {
+	p, err := d.enterAlone()
+	if errors.Is(err, ErrNoPool) {
+		return Collected{}, nil
+	}
+	if err != nil {
+		return Collected{}, err
+	}
+	defer p.leave()
+	thins, err := p.thins()
+	if err != nil {
+		return Collected{}, err
+	}
+	return p.collect(thins)
+}
+
+// CheapGC looks at no more than n unfinished claims and gives back those whose maker is
+// dead. It makes nothing active and waits for nothing.
+func (d *Driver) CheapGC(n int) error {
+	p, err := d.open(unix.LOCK_SH)
+	if errors.Is(err, ErrNoPool) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer p.leave()
+	if err := p.look(unix.DM_NOFLUSH_FLAG); err != nil {
+		if errors.Is(err, errInactive) {
+			return nil // the next activation collects everything
+		}
+		return err
+	}
+	return d.cheapGC(p, n)
+}
+
+func (d *Driver) cheapGC(p *pool, n int) error {
+	dir, err := os.Open(d.openDir())
+	if err != nil {
+		return p.fail("%w", err)
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(n)
+	var failed error
+	for _, name := range names {
+		id, err := strconv.ParseUint(name, 16, 24)
+		if err != nil {
+			continue
+		}
+		failed = errors.Join(failed, p.finish(uint32(id)))
+	}
+	return failed
+}
+
+// finish gives back what an unfinished claim of a dead maker names.
+func (p *pool) finish(id uint32) error {
+	path := p.openPath(id)
+	f, r, err := p.lockClaim(path, unix.LOCK_EX|unix.LOCK_NB)
+	if f == nil {
+		return err
+	}
+	defer f.Close()
+	if r.str("what") == "container" && alive(r) {
+		return nil // its maker failed but lives, or its state is there: delete has it
+	}
+	// A kept claim or a layer of the same id: this one was taken by mistake, or was not
+	// yet dropped by a layer that is sealed, or by one that is not yet removed.
+	if !exists(p.claimPath(id)) && !exists(p.layerPath(id)) {
+		if err := p.giveBack(id, r.num("bytes"), false); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return p.fail("%w", err)
+	}
+	return nil
+}
+
+// collect compares the pool's ids with what has a right to them. The caller holds the
+// lock alone, so the only ones at work are writers of layers, with their flocks.
+func (p *pool) collect(thins []thinmeta.Thin) (c Collected, err error) {
+	keep := map[uint32]bool{}
+	inPool := map[uint32]bool{}
+	for _, t := range thins {
+		inPool[t.ID] = true
+	}
+	layers, err := p.layers() // any doubt here ends it: a layer must never be taken for garbage
+	if err != nil {
+		return c, err
+	}
+	for _, l := range layers {
+		keep[l.thin] = true
+		if !inPool[l.thin] {
+			c.Missing = append(c.Missing, l.id())
+		}
+	}
+	type dead struct {
+		path  string
+		id    uint32
+		bytes uint64
+		file  *os.File
+	}
+	var gone []dead
+	defer func() {
+		for _, g := range gone {
+			g.file.Close()
+		}
+	}()
+	for _, dir := range []string{p.claimsDir(), p.openDir()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return c, p.fail("%w", err)
+		}
+		for _, e := range entries {
+			id, err := strconv.ParseUint(e.Name(), 16, 24)
+			if err != nil || e.IsDir() {
+				continue
+			}
+			path := filepath.Join(dir, e.Name())
+			f, r, err := p.lockClaim(path, unix.LOCK_EX|unix.LOCK_NB)
+			if err != nil {
+				return c, err
+			}
+			if f == nil { // somebody is at work on it
+				keep[uint32(id)] = true
+				continue
+			}
+			if r.str("what") == "container" && alive(r) {
+				keep[uint32(id)] = true
+				f.Close()
+				continue
+			}
+			gone = append(gone, dead{path, uint32(id), r.num("bytes"), f})
+		}
+	}
+	bytes := map[uint32]uint64{}
+	ids := map[uint32]bool{}
+	for _, t := range thins {
+		ids[t.ID] = true
+	}
+	for _, g := range gone {
+		ids[g.id] = true
+		bytes[g.id] = g.bytes
+	}
+	devices, err := p.ctl.List()
+	if err != nil {
+		return c, p.fail("%w", err)
+	}
+	for _, dev := range devices {
+		if id, ok := p.thinOf(dev.Name); ok {
+			ids[id] = true
+		}
+	}
+	busy := map[uint32]bool{}
+	for id := range ids {
+		if keep[id] {
+			continue
+		}
+		e := p.giveBack(id, bytes[id], false)
+		switch {
+		case errors.Is(e, unix.EBUSY):
+			busy[id] = true
+			c.Busy = append(c.Busy, id)
+		case e != nil:
+			return c, e
+		case inPool[id]:
+			c.Removed = append(c.Removed, id)
+		}
+	}
+	slices.Sort(c.Removed)
+	slices.Sort(c.Busy)
+	for _, g := range gone {
+		if !busy[g.id] {
+			if e := os.Remove(g.path); e != nil && !errors.Is(e, fs.ErrNotExist) {
+				err = errors.Join(err, p.fail("%w", e))
+			}
+		}
+	}
+	return c, err
+}
+
+// thins lists the pool's thin devices, through a metadata snapshot, which stays as it is
+// while containers write. The caller holds the lock alone: a pool has one such snapshot.
+func (p *pool) thins() (list []thinmeta.Thin, err error) {
+	err = p.message("reserve_metadata_snap")
+	if errors.Is(err, unix.EBUSY) { // a killed process had it
+		if err = p.message("release_metadata_snap"); err == nil {
+			err = p.message("reserve_metadata_snap")
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, p.message("release_metadata_snap")) }()
+	p.step("metadata snapshot")
+	r, err := p.metadata()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	sb, err := thinmeta.ReadSuperblock(r, 0)
+	if err == nil && sb.HeldRoot == 0 {
+		err = fmt.Errorf("no metadata snapshot in the superblock: %w", thinmeta.ErrDamaged)
+	}
+	if err == nil {
+		sb, err = thinmeta.ReadSuperblock(r, sb.HeldRoot)
+	}
+	if err == nil {
+		list, err = sb.Thins(r)
+	}
+	if err != nil {
+		return nil, p.fail("%s: %w", p.meta.path, err)
+	}
+	return list, nil
+}

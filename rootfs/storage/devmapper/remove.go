@@ -1,0 +1,151 @@
+package devmapper
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage"
+)
+
+// Remove gives a container's snapshot back. The claim file goes last, so that a killed
+// Remove can be repeated; its key tells a repeated one that the id has a new owner.
+func (d *Driver) Remove(c storage.Claim) error {
+	if c.Driver != Name {
+		return fmt.Errorf("claim of driver %q is not for %s", c.Driver, Name)
+	}
+	if held, _, err := d.hold(c); held == nil {
+		return err // given back already: not worth activating a pool for
+	} else {
+		held.Close()
+	}
+	p, err := d.enter()
+	if errors.Is(err, ErrNoPool) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer p.leave()
+	// Under the pool's lock again: activation may have collected it. The flock keeps a
+	// second Remove from deleting the id after this one has let it go.
+	held, r, err := d.hold(c)
+	if held == nil {
+		return err
+	}
+	defer held.Close()
+	if c.Pool != p.name() || c.Device != p.thinName(c.ThinID) {
+		return p.fail("the claim is for %s in pool %s: %w", c.Device, c.Pool, ErrForeign)
+	}
+	if err := p.giveBack(c.ThinID, r.num("bytes"), true); err != nil {
+		return err
+	}
+	d.step("drop claim")
+	if err := os.Remove(held.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return p.fail("%w", err)
+	}
+	_ = d.cheapGC(p, cheapMany) // the next command tries again
+	return nil
+}
+
+// hold locks the claim file of c; no file: there is none, or it is another's. While it
+// waits for one who is still making the snapshot, the file moves from open/ to claims/.
+func (d *Driver) hold(c storage.Claim) (*os.File, record, error) {
+	for _, path := range []string{d.claimPath(c.ThinID), d.openPath(c.ThinID), d.claimPath(c.ThinID)} {
+		f, r, err := d.lockClaim(path, unix.LOCK_EX)
+		if err != nil {
+			return nil, nil, err
+		}
+		if f == nil {
+			continue
+		}
+		if c.Key != "" && r.str("key") == c.Key {
+			return f, r, nil
+		}
+		f.Close()
+	}
+	return nil, nil, nil
+}
+
+// lockClaim opens and locks a claim file and reads it; a cut one reads as empty. No file:
+// it is not there, went away meanwhile, or (LOCK_NB) somebody is at work on it.
+func (d *Driver) lockClaim(path string, how int) (*os.File, record, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("claim: %w", err)
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), how)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err == unix.EWOULDBLOCK {
+		f.Close()
+		return nil, nil, nil
+	}
+	var st, now unix.Stat_t
+	if err == nil {
+		err = unix.Fstat(int(f.Fd()), &st)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("claim %s: %w", path, err)
+	}
+	if unix.Lstat(path, &now) != nil || now.Ino != st.Ino {
+		f.Close()
+		return nil, nil, nil
+	}
+	r, err := readRecord(path)
+	if errors.Is(err, errCut) || errors.Is(err, fs.ErrNotExist) {
+		r, err = record{}, nil
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("claim: %w", err)
+	}
+	return f, r, nil
+}
+
+// giveBack takes a thin id away, with its device. wait: give the last user of the device
+// a little time to let go.
+func (p *pool) giveBack(id uint32, bytes uint64, wait bool) error {
+	p.step("remove device")
+	var err error
+	if wait {
+		err = p.removeDevice(p.thinName(id))
+	} else {
+		err = p.removeIdle(p.thinName(id))
+	}
+	if err != nil {
+		return err
+	}
+	if p.returnSpace && bytes > 0 {
+		p.trim(id, bytes)
+	}
+	p.step("delete")
+	return p.drop(id)
+}
+
+// trim hands the blocks that only this thin device has back to the file below: deleting
+// the id frees them in the pool alone. In steps, which let others in between. When it does
+// not work only the host's space is not back, so nothing is said.
+func (p *pool) trim(id uint32, bytes uint64) {
+	dev, err := p.raise(id, bytes)
+	if err != nil {
+		return
+	}
+	if f, err := p.openThin(dev); err == nil {
+		for at := uint64(0); at < bytes && err == nil; at += 256 * mib {
+			err = discard(f, at, min(256*mib, bytes-at))
+		}
+		f.Close()
+	}
+	p.removeDevice(dev.Name)
+}
