@@ -183,17 +183,18 @@ func refuseUsed(img *Image, inUse func(layer string) []string) error {
 }
 
 // dropLayers removes those of a former image's layers that no record names, top first.
+// Whoever could have taken one of them into use did so before the record went.
 func (s *Store) dropLayers(img *Image, layers storage.LayerStore) error {
 	known, err := s.layers()
 	if err != nil {
-		return fmt.Errorf("image %s is gone, its layers stay until gc: %w", img.Name, err)
+		return fmt.Errorf("the layers of the former image %s stay until gc: %w", img.Name, err)
 	}
 	for _, id := range slices.Backward(img.Layers) {
 		if known[id] {
 			continue
 		}
 		if err := layers.RemoveLayer(id); err != nil {
-			return fmt.Errorf("image %s is gone, layer %s stays until gc: %w", img.Name, id, err)
+			return fmt.Errorf("layer %s of the former image %s stays until gc: %w", id, img.Name, err)
 		}
 	}
 	return nil

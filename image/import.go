@@ -29,7 +29,8 @@ type Import struct {
 }
 
 // Import makes an image of one layer. Until its record is written there is no image;
-// an import that dies before leaves a layer without a name, which gc takes.
+// an import that dies before leaves a layer without a name, which gc takes. With both
+// an image and an error, the image is there, and the one it replaced is not all gone.
 func (s *Store) Import(ctx context.Context, im Import) (*Image, error) {
 	name, err := ParseName(im.Name)
 	if err != nil {
@@ -75,14 +76,22 @@ func (s *Store) Import(ctx context.Context, im Import) (*Image, error) {
 		Version: Version, Name: name, Driver: im.Driver, Layers: []string{id},
 		Size: t.bytes, Created: time.Now().UTC().Truncate(time.Second), Source: im.Source,
 	}
-	return img, s.enter(img, im)
+	old, err := s.enter(img, im)
+	if err != nil {
+		return nil, errors.Join(err, im.Layers.RemoveLayer(id))
+	}
+	if old != nil {
+		err = s.dropLayers(old, im.Layers)
+	}
+	return img, err
 }
 
-// enter writes the record, in the place of an older one that nobody uses.
-func (s *Store) enter(img *Image, im Import) error {
+// enter writes the record, in the place of an older one that nobody uses; it returns
+// that.
+func (s *Store) enter(img *Image, im Import) (*Image, error) {
 	unlock, err := s.lock(lockRecords, unix.LOCK_EX)
 	if err != nil {
-		return errors.Join(err, im.Layers.RemoveLayer(img.Layer()))
+		return nil, err
 	}
 	defer unlock()
 	old, err := s.Get(img.Name)
@@ -94,13 +103,7 @@ func (s *Store) enter(img *Image, im Import) error {
 	if err == nil {
 		err = s.put(img)
 	}
-	if err != nil {
-		return errors.Join(err, im.Layers.RemoveLayer(img.Layer()))
-	}
-	if old != nil {
-		return s.dropLayers(old, im.Layers)
-	}
-	return nil
+	return old, err
 }
 
 // source is an opened Import.Source.

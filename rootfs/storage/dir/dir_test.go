@@ -10,22 +10,13 @@ import (
 
 	"thinrun/rootfs/storage"
 	"thinrun/rootfs/storage/storagetest"
+	"thinrun/tests/box"
 )
 
 func TestMain(m *testing.M) { storagetest.Main(m) }
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("LAB") == "1" {
-			t.Fatal("in the lab, but not root")
-		}
-		t.Skip("needs root: open_tree(OPEN_TREE_CLONE)")
-	}
-}
-
 func TestDriver(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	storagetest.Run(t, func(t *testing.T) storagetest.Fixture {
 		root := t.TempDir()
 		if err := os.Chmod(root, 0o755); err != nil {
@@ -42,7 +33,7 @@ func TestDriver(t *testing.T) {
 
 // The manager's mounts below the rootfs come along, and stay where they are.
 func TestMountsBelow(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	root := t.TempDir()
 	if err := os.WriteFile(filepath.Join(root, "mine"), nil, 0o644); err != nil {
 		t.Fatal(err)

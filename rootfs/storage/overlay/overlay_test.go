@@ -16,28 +16,16 @@ import (
 
 	"thinrun/rootfs/storage"
 	"thinrun/rootfs/storage/storagetest"
+	"thinrun/tests/box"
 )
 
 func TestMain(m *testing.M) { storagetest.Main(m) }
-
-func lab() bool { return os.Getenv("LAB") == "1" }
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if lab() {
-		t.Fatal("in the lab, but not root")
-	}
-	t.Skip("needs root: fsopen(overlay)")
-}
 
 // scratch is a directory on a tmpfs of our own: what lies below the test's own
 // directory may be an overlay. storagetest.Main has given us our own mount namespace.
 func scratch(t *testing.T) string {
 	t.Helper()
-	needRoot(t)
+	box.Root(t)
 	dir := t.TempDir()
 	if err := syscall.Mount("storagetest", dir, "tmpfs", 0, "mode=755"); err != nil {
 		t.Fatal(err)
@@ -91,9 +79,9 @@ func TestAwkwardStorage(t *testing.T) {
 
 // The same on ext4: the test's own directory natively, a scratch disk in the lab.
 func TestOnDisk(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	base := t.TempDir()
-	if lab() {
+	if box.InLab() {
 		disks := strings.FieldsFunc(os.Getenv("LAB_DISKS"), func(r rune) bool { return r == ' ' || r == ',' })
 		if len(disks) == 0 {
 			t.Fatal("no scratch disk: run labexec with -disk")
@@ -107,7 +95,7 @@ func TestOnDisk(t *testing.T) {
 	var fs unix.Statfs_t
 	must(t, unix.Statfs(base, &fs))
 	if fs.Type == unix.OVERLAYFS_SUPER_MAGIC || fs.Type == unix.TMPFS_MAGIC {
-		t.Skip("needs a disk: " + base + " is on tmpfs or overlay; set TMPDIR")
+		box.Lacks(t, "a disk: %s is on tmpfs or overlay; set TMPDIR", base)
 	}
 	n := 0
 	suite(t, func(t *testing.T) string {
@@ -267,7 +255,7 @@ func TestRemoveHostile(t *testing.T) {
 
 // Immutable files want a file system that knows the flag.
 func TestRemoveImmutable(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	d := Driver{Storage: t.TempDir()}
 	name := newID()
 	up := d.path("containers", name, "upper")
@@ -280,7 +268,7 @@ func TestRemoveImmutable(t *testing.T) {
 		defer f.Close()
 		if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, 0x10); err != nil {
 			must(t, d.Remove(storage.Claim{Driver: Name, Dir: d.path("containers", name)}))
-			t.Skipf("needs chattr +i on the test's directory: %v", err)
+			box.Lacks(t, "a file system with chattr +i at %s: %v", up, err)
 		}
 	}
 	must(t, d.Remove(storage.Claim{Driver: Name, Dir: d.path("containers", name)}))
