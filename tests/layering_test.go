@@ -67,7 +67,7 @@ func outside() map[string][]string {
 	return map[string][]string{
 		// The OCI types stop at the plan.
 		"github.com/opencontainers/runtime-spec/": {".", "libcontainer", "libcontainer/bundle", "libcontainer/plan"},
-		"github.com/opencontainers/cgroups":       {"libcontainer/cgroup"},
+		"github.com/opencontainers/cgroups":       {"libcontainer/cgroup", "libcontainer/plan"}, // its Resources are cgroup.Config's
 		"github.com/urfave/cli/":                  {"."},
 	}
 }

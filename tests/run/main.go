@@ -42,7 +42,7 @@ func main() {
 
 func run(ctx context.Context, args []string) (ok bool, err error) {
 	if len(args) == 0 || !slices.Contains([]string{"all", "native", "lab"}, args[0]) {
-		return false, errors.New("usage: run all|native|lab [package]...")
+		return false, errors.New("usage: run all|native|lab [import path or its end]")
 	}
 	top, err := os.Getwd()
 	if err != nil {

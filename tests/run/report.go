@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -69,6 +70,9 @@ func (o *outcome) read(events []byte) {
 			return path.Dir(sub.name) == t.name && (t.action != "fail" || sub.action == "fail")
 		})
 	})
+	if o.err == nil && len(o.tests) == 0 {
+		o.err = errors.New("ran no test")
+	}
 	if o.err != nil && o.count("fail") == 0 {
 		o.tests = append(o.tests, &test{name: "the test binary", action: "fail", output: fmt.Sprintf("    %v\n", o.err)})
 	}

@@ -40,6 +40,7 @@ func TestOutcomeCounts(t *testing.T) {
 		{"but native only does not", "lab v2", events("TestA run", `TestA output     a_test.go:2: native only: needs SMP\n`, "TestA skip"), nil, 0, 0, 1, "native only: needs SMP"},
 		{"a test that did not end fails", "native", events("TestA run", "TestA output panic"), errors.New("exit status 2"), 0, 1, 0, "did not end"},
 		{"a binary that breaks before its tests fails", "lab v2", nil, errors.New("exit status 125"), 0, 1, 0, "exit status 125"},
+		{"a binary without tests fails", "native", nil, nil, 0, 1, 0, "ran no test"},
 		{"a binary that breaks after its tests fails", "native", events("TestA run", "TestA pass"), errors.New("exit status 1"), 1, 1, 0, "exit status 1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

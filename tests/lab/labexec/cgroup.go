@@ -95,35 +95,19 @@ type Hierarchy struct {
 	Data  string // mount options that select it
 }
 
-// makeBoxCgroup makes one cgroup in each of the host's hierarchies, so that tests do
-// not meet those of the host. A host that lets us make none (a container with
-// read-only cgroups) still runs the tests that need none.
-func makeBoxCgroup(job *Job) (remove func(), err error) {
-	job.Box = fmt.Sprintf("thinrun-box.%d", os.Getpid())
-	mounted, err := mountedHierarchies()
-	if err != nil {
-		return nil, err
-	}
-	for _, h := range mounted {
-		sweepBoxes(h.Mount)
-		dir := filepath.Join(h.Mount, job.Box)
-		if err := os.Mkdir(dir, 0755); err != nil {
+// admit lets processes into a new cgroup: cpuset of v1 starts with no processor and no
+// memory, and takes nobody.
+func admit(h Hierarchy, dir string) error {
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		b, err := os.ReadFile(filepath.Join(h.Mount, file))
+		if err != nil || h.Type != "cgroup" {
 			continue
 		}
-		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} { // v1 starts with none, and admits nobody
-			if b, err := os.ReadFile(filepath.Join(h.Mount, file)); err == nil && h.Type == "cgroup" {
-				if err := os.WriteFile(filepath.Join(dir, file), b, 0); err != nil {
-					return nil, err
-				}
-			}
+		if err := os.WriteFile(filepath.Join(dir, file), b, 0); err != nil {
+			return err
 		}
-		job.Cgroups = append(job.Cgroups, h)
 	}
-	return func() {
-		for _, h := range job.Cgroups {
-			removeCgroups(filepath.Join(h.Mount, job.Box))
-		}
-	}, nil
+	return nil
 }
 
 // mountedHierarchies reads proc_pid_mountinfo(5).
@@ -161,16 +145,6 @@ func mountedHierarchies() (list []Hierarchy, err error) {
 		list = append(list, h)
 	}
 	return list, nil
-}
-
-// sweepBoxes removes what a labexec left that was itself killed.
-func sweepBoxes(mount string) {
-	left, _ := filepath.Glob(filepath.Join(mount, "thinrun-box.*"))
-	for _, dir := range left {
-		if _, err := os.Stat("/proc/" + strings.TrimPrefix(filepath.Ext(dir), ".")); errors.Is(err, fs.ErrNotExist) {
-			removeCgroups(dir)
-		}
-	}
 }
 
 // removeCgroups removes a tree of cgroups, the deepest first. Those that still have

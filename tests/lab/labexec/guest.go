@@ -86,7 +86,7 @@ func makeRoot(job *Job, dir string) error {
 		{mark, dir + "/dev/shm", "tmpfs", safe, "mode=1777"},
 		{"mqueue", dir + "/dev/mqueue", "mqueue", safe | unix.MS_NOEXEC, ""},
 		{mark, dir + "/run", "tmpfs", safe, "mode=0755"},
-		{mark, dir + "/tmp", "tmpfs", safe, "mode=1777"},
+		{disk(len(job.Disks)), dir + "/tmp", "ext4", 0, ""},
 		{"bpf", dir + "/sys/fs/bpf", "bpf", safe, "mode=0700"},
 	}
 	for _, s := range steps {
@@ -103,6 +103,9 @@ func makeRoot(job *Job, dir string) error {
 				}
 			}
 		}
+	}
+	if err := os.Chmod(dir+"/tmp", 0777|os.ModeSticky); err != nil {
+		return err
 	}
 	for name, target := range map[string]string{"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"} {
 		if err := os.Symlink("/proc/self/fd"+target, filepath.Join(dir, "dev", name)); err != nil {
@@ -121,6 +124,9 @@ func makeRoot(job *Job, dir string) error {
 	}
 	return nil
 }
+
+// disk names a block device of the machine, as its kernel does.
+func disk(i int) string { return "/dev/ubd" + string(rune('a'+i)) }
 
 func show(source, target, fstype string, flags uintptr, data ...string) error {
 	if err := os.MkdirAll(target, 0755); err != nil {

@@ -49,7 +49,7 @@ func runJob(job *Job, out, errw, ctl *os.File) int {
 	}
 	var disks []string
 	for i := range job.Disks {
-		disks = append(disks, "/dev/ubd"+string(rune('a'+i)))
+		disks = append(disks, disk(i))
 	}
 	cmd := exec.Command(job.Args[0], job.Args[1:]...)
 	cmd.Stdout, cmd.Stderr = out, errw

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 )
 
 // uml writes what the machine needs below workDir and answers with its command line.
@@ -27,13 +28,20 @@ func uml(job *Job) *exec.Cmd {
 	if !job.Verbose {
 		args = append(args, "quiet")
 	}
-	for i, size := range job.Disks {
+	// The last disk becomes /tmp: tests want direct I/O, extended attributes and
+	// id-mapped mounts, and this kernel's tmpfs has none of them.
+	for i, size := range append(slices.Clone(job.Disks), "16G") {
 		n, err := parseSize(size)
 		must(err, "disk")
 		disk := fmt.Sprintf("%s/disk%d", workDir, i)
 		must(os.WriteFile(disk, nil, 0600), "disk")
 		must(os.Truncate(disk, n), "disk of "+size)
 		args = append(args, fmt.Sprintf("ubd%d=%s", i, disk))
+		if i == len(job.Disks) {
+			mkfs := exec.Command("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", disk)
+			mkfs.Stderr = os.Stderr
+			must(mkfs.Run(), "mkfs.ext4 (package e2fsprogs)")
+		}
 	}
 	cmd := exec.Command(workDir+"/linux", append(args, "--", "__guest")...)
 	cmd.Env = []string{"TMPDIR=" + workDir, "HOME=/"} // the machine's memory is a file there

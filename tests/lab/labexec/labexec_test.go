@@ -234,6 +234,7 @@ func TestMachineHasWhatTestsNeed(t *testing.T) {
 			out, errw, code := result(t, labexec("uml", "-cgroup", c.mode, "-disk", "1G", "-disk", "2G", "sh", "-ec", `
 				while read _ dir type _; do case $dir in /sys/fs/cgroup|*/memory|*/unified) echo $type $dir;; esac; done < /proc/mounts
 				set -- $LAB_DISKS; echo $LAB $LAB_VM $# $(cat /sys/block/${1##*/}/size /sys/block/${2##*/}/size)
+				dd if=/dev/zero of=/tmp/x bs=4096 count=1 oflag=direct status=none
 				[ -c /dev/mapper/control ] && [ -b /dev/loop0 ] && [ -d /sys/module/dm_thin_pool ]`))
 			if want := c.want + "1 uml 2 2097152 4194304\n"; out != want || code != 0 {
 				t.Errorf("exit code %d, stdout %q, want %q; stderr %s", code, out, want, errw)
@@ -242,21 +243,20 @@ func TestMachineHasWhatTestsNeed(t *testing.T) {
 	}
 }
 
-// TestBoxHasItsOwnCgroups also kills labexec: the next one sweeps what that left.
-func TestBoxHasItsOwnCgroups(t *testing.T) {
+// TestBoxLeavesNothingOnTheHost kills labexec too: then the next one takes away what
+// that left.
+func TestBoxLeavesNothingOnTheHost(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	boxes := func() []string {
-		all, _ := filepath.Glob("/sys/fs/cgroup/thinrun-box.*")
-		deeper, _ := filepath.Glob("/sys/fs/cgroup/*/thinrun-box.*")
-		return append(all, deeper...)
-	}
+	tmp := t.TempDir()
 	cmd := labexec("none", "sh", "-c", `
+		touch /tmp/mine
 		for dir in /sys/fs/cgroup /sys/fs/cgroup/*; do
-			[ -e $dir/cgroup.procs ] && { mkdir $dir/mine || exit 1; }
+			[ ! -e $dir/cgroup.procs ] || mkdir $dir/mine || exit 1
 		done
 		echo ready; exec sleep 1000`)
+	cmd.Env = append(cmd.Env, "TMPDIR="+tmp)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -267,25 +267,28 @@ func TestBoxHasItsOwnCgroups(t *testing.T) {
 	if _, err := fmt.Fscanln(stdout, new(string)); err != nil {
 		t.Fatal(err)
 	}
-	suffix := fmt.Sprintf("/thinrun-box.%d", cmd.Process.Pid)
-	mine := func() (n int) {
-		for _, dir := range boxes() {
-			if _, err := os.Stat(dir + "/mine"); err == nil && strings.HasSuffix(dir, suffix) {
-				n++
-			}
+	mine := func() (found []string) {
+		for _, dir := range []string{tmp, "/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+			matches, _ := filepath.Glob(fmt.Sprintf("%s/%s%d/mine", dir, boxName, cmd.Process.Pid))
+			found = append(found, matches...)
 		}
-		return n
+		return found
 	}
-	if mine() == 0 {
-		t.Errorf("no %s/mine in any hierarchy; have %v", suffix, boxes())
+	if len(mine()) < 2 {
+		t.Errorf("found %v, want a file in %s and a cgroup in each hierarchy", mine(), tmp)
 	}
 	cmd.Process.Kill()
 	cmd.Wait()
-	if _, errw, code := result(t, labexec("none", "true")); code != 0 {
+	next := labexec("none", "true")
+	next.Env = append(next.Env, "TMPDIR="+tmp)
+	if _, errw, code := result(t, next); code != 0 {
 		t.Fatalf("exit code %d: %s", code, errw)
 	}
-	if n := mine(); n != 0 {
-		t.Errorf("%d cgroups left", n)
+	if left := mine(); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	if files, err := os.ReadDir(tmp); len(files) > 0 || err != nil {
+		t.Errorf("left in %s: %v, %v", tmp, files, err)
 	}
 }
 

@@ -43,7 +43,9 @@ type Job struct {
 	Args    []string
 	Env     []string
 	Dir     string
-	// Box is the name of the cgroup for -vm none, in each of Cgroups.
+	// What -vm none gets on the host: a fresh directory as its /tmp, and a cgroup named
+	// Box in each of Cgroups.
+	Tmp     string
 	Box     string
 	Cgroups []Hierarchy
 }

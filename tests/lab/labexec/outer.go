@@ -230,11 +230,11 @@ func openChannels() (ch channels, err error) {
 // run starts the stage and returns the command's exit code.
 func run(job *Job, timeout time.Duration) (int, error) {
 	if job.VM == "none" {
-		remove, err := makeBoxCgroup(job)
+		remove, err := makeBox(job)
+		defer remove()
 		if err != nil {
 			return 0, err
 		}
-		defer remove()
 	}
 	ch, err := openChannels()
 	if err != nil {

@@ -3,11 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
-	"slices"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -69,52 +66,6 @@ func readOnly(except []string) error {
 		}
 	}
 	return nil
-}
-
-// box turns the stage's namespaces into the place for -vm none.
-func box(job *Job) {
-	must(joinBoxCgroup(job), "cgroup of the box")
-	// What the command must see but /tmp or /run hide is cloned before they are covered
-	// and moved on top after.
-	shown := make(map[string]int)
-	for _, dir := range append(slices.Clone(job.Show), job.RW...) {
-		if hidden(dir) {
-			fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
-			must(err, "open "+dir)
-			shown[dir] = fd
-		}
-	}
-	must(readOnly(slices.DeleteFunc(slices.Clone(job.RW), hidden)), "make the host's files read-only")
-	const safe = unix.MS_NOSUID | unix.MS_NODEV
-	must(unix.Mount(mark, "/tmp", "tmpfs", safe, "mode=1777"), "tmpfs on /tmp")
-	must(unix.Mount(mark, "/run", "tmpfs", safe, "mode=0755"), "tmpfs on /run")
-	must(unix.Mount(mark, "/dev/shm", "tmpfs", safe, "mode=1777"), "tmpfs on /dev/shm")
-	ro := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	for _, dir := range slices.Sorted(maps.Keys(shown)) { // parents first
-		must(os.MkdirAll(dir, 0755), "show "+dir)
-		must(unix.MoveMount(shown[dir], "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH), "show "+dir)
-		if !slices.Contains(job.RW, dir) {
-			must(unix.MountSetattr(unix.AT_FDCWD, dir, unix.AT_RECURSIVE, &ro), "show "+dir)
-		}
-	}
-	must(unix.Mount("proc", "/proc", "proc", safe|unix.MS_NOEXEC, ""), "mount proc")
-	must(unix.Mount("devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"), "mount devpts")
-	must(mountBoxCgroups(job), "cgroups of the box")
-	must(unix.Sethostname([]byte("lab")), "hostname")
-	must(linkUp("lo"), "lo")
-}
-
-// hidden tells whether the fresh /tmp and /run cover a directory of the host.
-func hidden(dir string) bool {
-	return strings.HasPrefix(dir, "/tmp/") || strings.HasPrefix(dir, "/run/")
-}
-
-// boxed runs the command and answers with its exit code, as a shell would.
-func boxed(job *Job, out, errw, ctl *os.File) int {
-	cmd := exec.Command(job.Args[0], job.Args[1:]...)
-	cmd.Dir, cmd.Env = job.Dir, append(job.Env, "THINRUN_BOX=1")
-	cmd.Stdout, cmd.Stderr = out, errw
-	return execute(cmd, errw, ctl)
 }
 
 // execute starts the command, passes signals on and waits for it. It reaps orphans too,
