@@ -39,7 +39,8 @@ type cloneArgs struct {
 type step uint32
 
 const (
-	stepPID step = iota // no failure: the value is the pid of the final child
+	stepPID    step = iota // no failure: the value is the pid of the final child
+	stepCgroup             // + index of the tasks file
 	stepDeathSignal
 	stepSetns // + index of the namespace, in value's upper half
 	stepUnshareTime
@@ -55,7 +56,7 @@ const (
 )
 
 func (s step) String() string {
-	return [...]string{"clone", "prctl(PR_SET_PDEATHSIG)", "setns", "unshare(CLONE_NEWTIME)", "write timens_offsets",
+	return [...]string{"clone", "join cgroup", "prctl(PR_SET_PDEATHSIG)", "setns", "unshare(CLONE_NEWTIME)", "write timens_offsets",
 		"clone3", "setresgid", "setresuid", "unshare(CLONE_NEWCGROUP)", "dup3", "close_range", "execveat", "wait for the parent"}[s]
 }
 
@@ -68,6 +69,7 @@ type report struct {
 
 // stage is everything the child needs, laid out before the fork.
 type stage struct {
+	tasks     []int // v1 cgroups to enter, by writing into them
 	joins     []joinFD
 	unshare   uintptr // CLONE_NEWTIME: only in the middle stage
 	offsets   []byte  // for timens_offsets
@@ -106,11 +108,26 @@ func fork(st *stage, args *cloneArgs, middle bool) (pid uintptr, errno syscall.E
 		return pid, errno
 	}
 	afterForkInChild()
+	enroll(st)
 	if middle {
 		enter(st)
 	}
 	become(st)
 	return 0, 0 // not reached
+}
+
+// enroll moves the child into its v1 cgroups while it still has the parent's rights; the
+// final child of two stages inherits them.
+//
+//go:norace
+//go:nosplit
+func enroll(st *stage) {
+	for i := range st.tasks {
+		zero := byte('0') // the writer itself
+		if _, _, e := syscall.RawSyscall(unix.SYS_WRITE, uintptr(st.tasks[i]), uintptr(unsafe.Pointer(&zero)), 1); e != 0 {
+			fail(st, stepCgroup, uint32(i), e)
+		}
+	}
 }
 
 // enter is the middle stage.

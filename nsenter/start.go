@@ -23,6 +23,9 @@ type Command struct {
 	SocketFD int
 	// Cgroup is a cgroup v2 directory in which the child is born; nil: in ours.
 	Cgroup *os.File
+	// Tasks are files of v1 cgroups in which the child enters itself, while it has one
+	// thread: without the lock that moving it from outside takes (see cgroup.Entry).
+	Tasks []*os.File
 	// Target is a process (pidfd) whose namespaces TargetKinds are joined, all in one
 	// setns; for exec.
 	Target      *os.File
@@ -87,6 +90,9 @@ func (c *Command) Start() (*Child, error) {
 		goWrite:   int(goW.Fd()),
 		socketFD:  c.SocketFD,
 		argv:      &argv[0], env: &env[0], empty: &empty,
+	}
+	for _, f := range c.Tasks {
+		st.tasks = append(st.tasks, int(f.Fd()))
 	}
 	if c.New&Time != 0 {
 		st.unshare = unix.CLONE_NEWTIME
@@ -198,8 +204,11 @@ func (c *Child) read() (report, error) {
 	}
 	errno := syscall.Errno(r.value)
 	what := r.step.String()
-	if r.step == stepSetns {
+	switch r.step {
+	case stepSetns:
 		what = "setns " + c.cmd.joinName(int(r.index))
+	case stepCgroup:
+		what = "join cgroup " + c.cmd.Tasks[r.index].Name()
 	}
 	if errno == 0 {
 		return r, fmt.Errorf("%s: ended early", what)

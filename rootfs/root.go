@@ -56,6 +56,16 @@ func Attach(cfg *Config, root *os.File) (*Root, error) {
 	return r, nil
 }
 
+// Inside is the root of a running container that the calling process has joined, for
+// the terminal of exec.
+func Inside() (*Root, error) {
+	fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("root: %w", err)
+	}
+	return &Root{cfg: new(Config), fd: fd, proc: -1, dev: -1, null: -1}, nil
+}
+
 func (r *Root) attach() error {
 	// pivot_root refuses a shared root, and a clone of a bundle's directory is a peer of
 	// the host's mount: what the container mounts would appear there.

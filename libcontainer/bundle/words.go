@@ -164,6 +164,25 @@ func MemoryPolicyFlag(f specs.MemoryPolicyFlagType) (uint32, bool) {
 	return 0, false
 }
 
+// MemoryPolicyModes are the words of MemoryPolicyMode, for features.
+func MemoryPolicyModes() []string {
+	return words(specs.MpolDefault, specs.MpolPreferred, specs.MpolBind, specs.MpolInterleave, specs.MpolLocal,
+		specs.MpolPreferredMany, specs.MpolWeightedInterleave)
+}
+
+// MemoryPolicyFlags are the words of MemoryPolicyFlag.
+func MemoryPolicyFlags() []string {
+	return words(specs.MpolFNumaBalancing, specs.MpolFRelativeNodes, specs.MpolFStaticNodes)
+}
+
+func words[T ~string](list ...T) []string {
+	var names []string
+	for _, w := range list {
+		names = append(names, string(w))
+	}
+	return names
+}
+
 // ParseList reads a list of CPUs or memory nodes ("0-3,7"), as cpuset(7) writes it. The
 // result is sorted and has no number twice.
 func ParseList(s string) ([]int, error) {

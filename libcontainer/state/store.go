@@ -227,6 +227,28 @@ func (s *Store) Read(id string) (*Record, error) {
 	return load(dir, id)
 }
 
+// ReadFile reads what the container's WriteFile wrote, without the lock.
+func (s *Store) ReadFile(id, name string) ([]byte, error) {
+	if err := CheckID(id); err != nil {
+		return nil, err
+	}
+	if s.dir == nil {
+		return nil, ErrNotExist
+	}
+	dir, err := openDir(int(s.dir.Fd()), id)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, ErrNotExist
+	}
+	if err == nil {
+		defer dir.Close()
+		var data []byte
+		if data, err = readFile(dir, name); err == nil {
+			return data, nil
+		}
+	}
+	return nil, fmt.Errorf("state of container %q: read %s: %w", id, name, err)
+}
+
 func load(dir *os.File, id string) (*Record, error) {
 	data, err := readFile(dir, recordFile)
 	if errors.Is(err, unix.ENOENT) {

@@ -1,0 +1,21 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+)
+
+func gcCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "gc",
+		Usage: "give back what dead invocations left",
+		Action: func(c *cli.Context) error {
+			freed, err := runtimeOf(c).GC()
+			for _, line := range freed {
+				fmt.Fprintln(c.App.Writer, line)
+			}
+			return err
+		},
+	}
+}

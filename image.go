@@ -1,0 +1,96 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"thinrun/image"
+
+	"github.com/urfave/cli/v2"
+)
+
+func imageCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "image",
+		Usage: "keep root file systems to run containers from",
+		Subcommands: []*cli.Command{
+			{
+				Name:        "import",
+				Usage:       "make an image out of a directory or a tar",
+				ArgsUsage:   "NAME SOURCE",
+				Description: "SOURCE is a directory, or a tar file (plain, gzip or zstd), or - for standard input.\n\nExample: thinrun image import debian debian.tar.zst",
+				Action: func(c *cli.Context) error {
+					if c.NArg() != 2 {
+						return errors.New("wants a name and a directory or a tar (- for standard input)")
+					}
+					img, err := runtimeOf(c).ImportImage(c.Context, c.Args().Get(0), c.Args().Get(1), os.Stdin)
+					if err != nil {
+						return err
+					}
+					fmt.Fprintf(c.App.Writer, "%s %s (%s)\n", img.Name, size(img.Size), img.Driver)
+					return nil
+				},
+			},
+			{
+				Name:    "list",
+				Aliases: []string{"ls"},
+				Usage:   "list images",
+				Flags:   []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
+				Action: func(c *cli.Context) error {
+					list, err := runtimeOf(c).Images()
+					if err != nil {
+						return err
+					}
+					return printImages(c, list)
+				},
+			},
+			{
+				Name:      "rm",
+				Usage:     "remove an image that no container uses",
+				ArgsUsage: "NAME",
+				Action: func(c *cli.Context) error {
+					name, err := oneArg(c, "the image's name")
+					if err != nil {
+						return err
+					}
+					return runtimeOf(c).RemoveImage(name)
+				},
+			},
+		},
+	}
+}
+
+func printImages(c *cli.Context, list []image.Image) error {
+	switch c.String("format") {
+	case "json":
+		if list == nil {
+			list = []image.Image{}
+		}
+		return json.NewEncoder(c.App.Writer).Encode(list)
+	case "table":
+		w := tabwriter.NewWriter(c.App.Writer, 12, 1, 3, ' ', 0)
+		fmt.Fprint(w, "NAME\tSIZE\tLAYERS\tDRIVER\tCREATED\n")
+		for _, img := range list {
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", img.Name, size(img.Size), len(img.Layers), img.Driver, img.Created.Format(time.RFC3339))
+		}
+		return w.Flush()
+	}
+	return fmt.Errorf("--format: %q is neither table nor json", c.String("format"))
+}
+
+// size is a number of bytes for people.
+func size(n int64) string {
+	const units = "KMGTP"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, i := float64(n)/1024, 0
+	for f >= 1024 && i < len(units)-1 {
+		f, i = f/1024, i+1
+	}
+	return fmt.Sprintf("%.1f %ciB", f, units[i])
+}

@@ -1,0 +1,213 @@
+package libcontainer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+
+	"thinrun/libcontainer/bundle"
+	"thinrun/libcontainer/plan"
+	"thinrun/libcontainer/process"
+	"thinrun/libcontainer/seccomp"
+	"thinrun/libcontainer/state"
+	"thinrun/nsenter"
+
+	"golang.org/x/sys/unix"
+)
+
+// ExecOptions are the flags of exec.
+type ExecOptions struct {
+	ProcessFile     string // the whole process as JSON; the fields below are ignored then
+	Args            []string
+	Cwd             string
+	Env             []string
+	Terminal        bool
+	User            string
+	AdditionalGIDs  []int64
+	Caps            []string
+	NoNewPrivileges bool
+	SELinuxLabel    string
+	AppArmor        string
+
+	Detach        bool
+	PidFile       string
+	PidfdSocket   string
+	ConsoleSocket string
+	PreserveFDs   int
+	Cgroup        []string
+	IgnorePaused  bool
+}
+
+// Exec runs one more process in a container, with the limits, filter and labels of the
+// container. The code is its exit status when it ran in the foreground.
+func (rt *Runtime) Exec(id string, opt ExecOptions) (code int, err error) {
+	store, err := state.Open(rt.Root)
+	if err != nil {
+		return 0, err
+	}
+	defer store.Close()
+	rec, err := store.Read(id)
+	if err != nil {
+		return 0, err
+	}
+	status, err := statusOf(store, rec)
+	if err != nil {
+		return 0, err
+	}
+	switch status {
+	case state.Created, state.Running:
+	case state.Paused:
+		if !opt.IgnorePaused {
+			return 0, errors.New("cannot exec in a paused container (use --ignore-paused to override)")
+		}
+	case state.Stopped:
+		return 0, errors.New("cannot exec in a stopped container: container not running")
+	default:
+		return 0, fmt.Errorf("cannot exec in a container in the %s state", status)
+	}
+	p, err := rt.execPlan(store, id, opt)
+	if err != nil {
+		return 0, err
+	}
+	if opt.Detach && p.Init.Process.Terminal && opt.ConsoleSocket == "" {
+		return 0, errors.New("cannot allocate tty if thinrun will detach without setting console socket")
+	}
+	if opt.ConsoleSocket != "" && !(opt.Detach && p.Init.Process.Terminal) {
+		return 0, errors.New("cannot use console socket if thinrun will not detach or allocate tty")
+	}
+	var toForeground func(*os.File) error
+	fg, err := newForeground(opt.Detach, &toForeground)
+	if err != nil {
+		return 0, err
+	}
+	defer fg.Close()
+	child, err := rt.execStart(rec, p, opt, toForeground)
+	if err != nil {
+		return 0, err
+	}
+	defer child.Close()
+	if opt.Detach {
+		return 0, nil
+	}
+	return fg.wait(child)
+}
+
+// execPlan is what the new process is: the saved config's process, with what the flags
+// change, or the one in --process.
+func (rt *Runtime) execPlan(store *state.Store, id string, opt ExecOptions) (*plan.Plan, error) {
+	raw, err := store.ReadFile(id, configFile)
+	if err != nil {
+		return nil, err
+	}
+	b, err := bundle.Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	spec := b.Spec
+	proc := *spec.Process
+	if opt.ProcessFile != "" {
+		p, err := bundle.LoadProcess(opt.ProcessFile)
+		if err != nil {
+			return nil, err
+		}
+		proc = *p
+	}
+	p, err := plan.NewExec(spec, &proc, plan.ExecOptions{
+		ID: id, Whole: opt.ProcessFile != "", Args: opt.Args, Cwd: opt.Cwd, Env: opt.Env, Terminal: opt.Terminal, User: opt.User,
+		AdditionalGIDs: opt.AdditionalGIDs, Caps: opt.Caps, NoNewPrivileges: opt.NoNewPrivileges,
+		SELinuxLabel: opt.SELinuxLabel, AppArmor: opt.AppArmor, PreserveFDs: opt.PreserveFDs,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if p.Seccomp != nil {
+		p.Init.Seccomp, err = seccomp.Compile(p.Seccomp)
+	}
+	return p, err
+}
+
+// execStart joins the container's namespaces and cgroup and sees the process ready.
+func (rt *Runtime) execStart(rec *state.Record, p *plan.Plan, opt ExecOptions, console func(*os.File) error) (_ *nsenter.Child, err error) {
+	init, err := rec.Init.Open()
+	if errors.Is(err, state.ErrGone) {
+		return nil, ErrNotRunning
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer init.Close()
+	kinds, err := foreignNamespaces(rec.Init.PID)
+	if err != nil {
+		return nil, err
+	}
+	cg, err := openCgroup(rec)
+	if err != nil {
+		return nil, err
+	}
+	if cg != nil && len(opt.Cgroup) > 0 {
+		if cg, err = cg.Sub(opt.Cgroup); err != nil {
+			return nil, err
+		}
+	}
+	runtime.LockOSThread() // see create
+	if err := p.Init.Process.InitialAffinity(); err != nil {
+		return nil, err
+	}
+	talk, child, err := startStage("exec", &nsenter.Command{Target: init, TargetKinds: kinds}, p, cg)
+	if err != nil {
+		return nil, err
+	}
+	defer talk.Close()
+	defer func() {
+		if err != nil {
+			reap(child)
+		}
+	}()
+	if err := talk.sendPlan(&p.Init, nil); err != nil && !errors.Is(err, unix.EPIPE) {
+		return nil, err
+	}
+	err = talk.converse(answers{
+		console: func(master *os.File) error {
+			if opt.ConsoleSocket != "" {
+				return process.SendConsole(opt.ConsoleSocket, master)
+			}
+			return console(master)
+		},
+		listener: func(fd *os.File) error { return sendListener(p.Seccomp, rec, child.PID, fd) },
+	})
+	if errors.Is(err, errHangUp) {
+		err = errors.Join(child.Failure(), err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := announce(child, CreateOptions{PidFile: opt.PidFile, PidfdSocket: opt.PidfdSocket}); err != nil {
+		return nil, err
+	}
+	return child, talk.send(msgCommit, nil)
+}
+
+// foreignNamespaces are the kinds in which pid's namespace is not ours: joining one's
+// own user namespace is EINVAL, and the others cost a system call for nothing.
+func foreignNamespaces(pid int) (nsenter.Kind, error) {
+	var kinds nsenter.Kind
+	for _, ns := range [...]struct {
+		file string
+		kind nsenter.Kind
+	}{{"user", nsenter.User}, {"mnt", nsenter.Mount}, {"pid", nsenter.PID}, {"net", nsenter.Network},
+		{"ipc", nsenter.IPC}, {"uts", nsenter.UTS}, {"cgroup", nsenter.Cgroup}, {"time", nsenter.Time}} {
+		var ours, theirs unix.Stat_t
+		if err := unix.Stat("/proc/self/ns/"+ns.file, &ours); err != nil {
+			continue // a kernel without it
+		}
+		if err := unix.Stat("/proc/"+strconv.Itoa(pid)+"/ns/"+ns.file, &theirs); err != nil {
+			return 0, fmt.Errorf("%s namespace of init (pid %d): %w", ns.file, pid, err)
+		}
+		if ours.Ino != theirs.Ino || ours.Dev != theirs.Dev {
+			kinds |= ns.kind
+		}
+	}
+	return kinds, nil
+}

@@ -1,0 +1,46 @@
+package libcontainer
+
+import (
+	"errors"
+	"os/user"
+	"strconv"
+
+	"thinrun/libcontainer/state"
+)
+
+// List is the state of every container, sorted by id.
+func (rt *Runtime) List() ([]State, error) {
+	store, err := state.Open(rt.Root)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	ids, err := store.List()
+	if err != nil {
+		return nil, err
+	}
+	var list []State
+	for _, id := range ids {
+		st, err := rt.State(id)
+		if errors.Is(err, state.ErrNotExist) { // deleted while we read
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, *st)
+	}
+	return list, nil
+}
+
+// ownerName is the user's name, or the number when there is none.
+func ownerName(uid int) string {
+	if uid == 0 { // without reading /etc/passwd for the usual case
+		return "root"
+	}
+	id := strconv.Itoa(uid)
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username
+	}
+	return id
+}

@@ -1,0 +1,149 @@
+package libcontainer
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"thinrun/libcontainer/bundle"
+	"thinrun/libcontainer/process"
+	"thinrun/libcontainer/state"
+	"thinrun/nsenter"
+
+	"golang.org/x/sys/unix"
+)
+
+// RunOptions are the flags of run.
+type RunOptions struct {
+	CreateOptions
+	Detach, Keep, NoSubreaper bool
+	ImageOptions              *bundle.ImageOptions // run --image without a bundle
+}
+
+// Run is create, start, wait and delete in one process. The code is the program's exit
+// status, or 128 + the signal that ended it.
+func (rt *Runtime) Run(id string, opt RunOptions) (code int, err error) {
+	if opt.ImageOptions != nil {
+		if err := rt.imageBundle(id, &opt); err != nil {
+			return 0, err
+		}
+	}
+	if !opt.NoSubreaper && !opt.Detach {
+		// Whatever the container's processes leave behind is then ours to reap, not
+		// something that our caller has never heard of.
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return 0, os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", err)
+		}
+	}
+	fg, err := newForeground(opt.Detach, &opt.CreateOptions.console)
+	if err != nil {
+		return 0, err
+	}
+	defer fg.Close()
+	opt.detach = opt.Detach
+	c, err := rt.create(id, opt.CreateOptions)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	if err := rt.startCreated(c); err != nil {
+		return 0, errors.Join(err, rt.teardown(c.state, c.rec))
+	}
+	if opt.Detach {
+		return 0, nil
+	}
+	// The lock must not be held while the program runs: exec, kill and delete want it.
+	if err := c.state.Close(); err != nil {
+		return 0, err
+	}
+	code, err = fg.wait(c.init)
+	if opt.Keep || err != nil {
+		return code, err
+	}
+	// Somebody may have deleted it meanwhile.
+	if err := rt.Delete(id, true); err != nil && !errors.Is(err, state.ErrNotExist) {
+		return code, err
+	}
+	return code, nil
+}
+
+// startCreated opens the gate of a container whose lock we hold.
+func (rt *Runtime) startCreated(c *created) error {
+	if err := openGate(c.state); err != nil {
+		return err
+	}
+	return rt.poststart(c.state, c.rec)
+}
+
+// imageBundle makes the config of run --image.
+func (rt *Runtime) imageBundle(id string, opt *RunOptions) error {
+	root, err := filepath.Abs(rt.Root)
+	if err != nil {
+		return err
+	}
+	img := *opt.ImageOptions
+	if img.Hostname == "" {
+		img.Hostname = id
+	}
+	opt.Spec, err = bundle.ForImage(img)
+	if err != nil {
+		return err
+	}
+	opt.Spec.Dir = filepath.Join(root, id)
+	return nil
+}
+
+// foreground is a run or exec that waits for its program: terminal, signals, exit code.
+type foreground struct {
+	detached bool
+	terminal *process.Terminal
+}
+
+// newForeground takes the caller's terminal when the program will want one. console is
+// set to what receives the master.
+func newForeground(detached bool, console *func(*os.File) error) (*foreground, error) {
+	fg := &foreground{detached: detached}
+	*console = func(master *os.File) (err error) {
+		fg.terminal, err = process.NewTerminal(master)
+		return err
+	}
+	return fg, nil
+}
+
+// Close gives the caller's terminal back as it was.
+func (fg *foreground) Close() {
+	if fg.terminal != nil {
+		fg.terminal.Close()
+	}
+}
+
+// wait forwards signals until the program ends.
+func (fg *foreground) wait(child *nsenter.Child) (int, error) {
+	defer runtime.KeepAlive(child)
+	stop := process.ForwardSignals(child.PidFD, fg.terminal)
+	defer stop()
+	status, err := reapUntil(child.PID)
+	if err != nil {
+		return 0, err
+	}
+	if fg.terminal != nil {
+		fg.terminal.Drain()
+	}
+	return process.ExitCode(status), nil
+}
+
+// reapUntil collects our children, adopted ones too, until pid has ended.
+func reapUntil(pid int) (unix.WaitStatus, error) {
+	for {
+		var status unix.WaitStatus
+		got, err := unix.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 0, os.NewSyscallError("wait4", err)
+		case got == pid:
+			return status, nil
+		}
+	}
+}

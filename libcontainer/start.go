@@ -1,0 +1,88 @@
+package libcontainer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"thinrun/libcontainer/hooks"
+	"thinrun/libcontainer/plan"
+	"thinrun/libcontainer/state"
+)
+
+// Start lets a created container's program run. It returns when the program has been
+// executed, or with init's reason why not.
+func (rt *Runtime) Start(id string) error {
+	store, err := state.Open(rt.Root)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	c, err := store.Lock(id)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	rec, err := c.Load()
+	if err != nil {
+		return err
+	}
+	status, err := statusOf(store, rec)
+	if err != nil {
+		return err
+	}
+	switch status {
+	case state.Created:
+	case state.Running:
+		return errors.New("cannot start an already running container")
+	case state.Stopped:
+		return errors.New("cannot start a container that has stopped")
+	default:
+		return fmt.Errorf("cannot start a container in the %s state", status)
+	}
+	if err := openGate(c); err != nil {
+		return err
+	}
+	return rt.poststart(c, rec)
+}
+
+// openGate says start and waits for the answer: the end of file comes from the execve,
+// which closes init's end; anything before it is the text of an error.
+func openGate(c *state.Container) error {
+	conn, err := c.Dial()
+	if err != nil {
+		return fmt.Errorf("init is not waiting: %w", err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte{1}); err != nil {
+		return fmt.Errorf("tell init to start: %w", err)
+	}
+	text, err := io.ReadAll(conn)
+	if err != nil {
+		return fmt.Errorf("wait for init to start: %w", err)
+	}
+	if len(text) > 0 {
+		return errors.New(string(text))
+	}
+	return nil
+}
+
+// poststart runs the hooks that need the program running. Since runtime-spec 1.3 a
+// failing one fails start, and the container is killed.
+func (rt *Runtime) poststart(c *state.Container, rec *state.Record) error {
+	if !rec.HasPoststart {
+		return nil
+	}
+	b, err := savedBundle(c)
+	if err != nil {
+		return err
+	}
+	st, err := ociState(rec, state.Running)
+	if err != nil {
+		return err
+	}
+	if err := hooks.Run("poststart", plan.Hooks(b.Spec.Hooks.Poststart), st, rec.Bundle); err != nil {
+		return errors.Join(err, killAll(rec, deadlineNow()))
+	}
+	return nil
+}

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+)
+
+func listCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "list",
+		Usage: "list containers",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Value: "table", Usage: "table or json"},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "ids only"},
+		},
+		Action: func(c *cli.Context) error {
+			list, err := runtimeOf(c).List()
+			if err != nil {
+				return err
+			}
+			switch {
+			case c.Bool("quiet"):
+				for _, st := range list {
+					fmt.Fprintln(c.App.Writer, st.ID)
+				}
+			case c.String("format") == "json":
+				return json.NewEncoder(c.App.Writer).Encode(list)
+			case c.String("format") == "table":
+				w := tabwriter.NewWriter(c.App.Writer, 12, 1, 3, ' ', 0)
+				fmt.Fprint(w, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER\n")
+				for _, st := range list {
+					fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", st.ID, st.PID, st.Status, st.Bundle, st.Created.Format(time.RFC3339Nano), st.Owner)
+				}
+				return w.Flush()
+			default:
+				return fmt.Errorf("--format: %q is neither table nor json", c.String("format"))
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,295 @@
+// The runtime would open the host's cgroup files in every invocation, the init stage
+// included, to follow CPU limits: start-up time, and descriptors of the host inside.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
+// thinrun is a container runtime: OCI bundles and images, on device-mapper thin
+// snapshots, without a daemon and without cgo.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"thinrun/libcontainer"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/urfave/cli/v2"
+)
+
+// version and commit are set by the linker; see the Makefile.
+var version, commit = "0.1.0-dev", ""
+
+func main() {
+	// The init stage is this binary again, in the container's namespaces. It is looked
+	// for before anything else: every container waits for it.
+	if len(os.Args) == 3 && os.Getenv(libcontainer.InitMark) != "" {
+		runtime.LockOSThread() // what follows changes this thread only: ids, capabilities, filter
+		os.Exit(libcontainer.Init(os.Args[1], os.Args[2]))
+	}
+	os.Exit(run(os.Args))
+}
+
+// run is everything else, and the one place that prints an error and picks the exit code.
+func run(args []string) int {
+	app := newApp()
+	err := app.Run(reorder(app, args))
+	var status exitStatus
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	}
+	report(app.Metadata, err)
+	if app.Metadata["command"] == "exec" { // runc's code for "exec itself failed"
+		return 255
+	}
+	return 1
+}
+
+// exitStatus is the exit code of the container's process, passed on.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+func newApp() *cli.App {
+	app := cli.NewApp()
+	app.Name = "thinrun"
+	app.Usage = "run containers on thin snapshots, and leave nothing behind"
+	app.UsageText = "thinrun [global options] command [options] [arguments]\n\nExample:\n   thinrun image import debian ./debian-rootfs\n   thinrun run --image debian job1 sh -c 'echo hello from $(hostname)'"
+	app.HideVersion = true // our -v prints what shims parse
+	app.Metadata = map[string]any{}
+	app.Flags = globalFlags()
+	app.Commands = []*cli.Command{
+		createCommand(), startCommand(), stateCommand(), killCommand(), deleteCommand(),
+		runCommand(), execCommand(), listCommand(), specCommand(), featuresCommand(),
+		imageCommand(), poolCommand(), gcCommand(),
+	}
+	app.CommandNotFound = func(c *cli.Context, name string) {
+		report(app.Metadata, fmt.Errorf("no command %q (see thinrun --help)", name))
+		os.Exit(1)
+	}
+	app.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return err }
+	app.ExitErrHandler = func(*cli.Context, error) {}
+	app.Before = before
+	app.Action = func(c *cli.Context) error {
+		if c.Bool("version") {
+			printVersion(c)
+			return nil
+		}
+		if name := c.Args().First(); name != "" {
+			return fmt.Errorf("no command %q (see thinrun --help)", name)
+		}
+		return cli.ShowAppHelp(c)
+	}
+	for _, cmd := range app.Commands {
+		prepare(app, cmd, cmd.Name)
+	}
+	return app
+}
+
+// prepare gives every command the manners they share.
+func prepare(app *cli.App, cmd *cli.Command, path string) {
+	cmd.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return fmt.Errorf("%s: %w", path, err) }
+	if act := cmd.Action; act != nil {
+		cmd.Action = func(c *cli.Context) error {
+			app.Metadata["command"] = path
+			err := act(c)
+			var status exitStatus
+			if err == nil || errors.As(err, &status) {
+				return err
+			}
+			return fmt.Errorf("%s: %w", subject(path, c), err)
+		}
+	}
+	for _, sub := range cmd.Subcommands {
+		prepare(app, sub, path+" "+sub.Name)
+	}
+}
+
+// subject is what an error is about: the command and its first argument.
+func subject(path string, c *cli.Context) string {
+	first := c.Args().First()
+	if first == "" {
+		return path
+	}
+	if len(first) > 64 {
+		first = first[:64] + "..."
+	}
+	return fmt.Sprintf("%s %q", path, first)
+}
+
+func globalFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "root", Value: defaultRoot(), Usage: "state `DIR`"},
+		&cli.StringFlag{Name: "storage", Value: "/var/lib/thinrun", EnvVars: []string{"THINRUN_STORAGE"}, Usage: "`DIR` of images and the pool"},
+		&cli.StringFlag{Name: "storage-driver", Value: "auto", EnvVars: []string{"THINRUN_STORAGE_DRIVER"}, Usage: "auto, devmapper or overlay: where --image gets its root from"},
+		&cli.StringFlag{Name: "log", Usage: "append errors to `FILE`, besides standard error"},
+		&cli.StringFlag{Name: "log-format", Value: "text", Usage: "text or json"},
+		&cli.StringFlag{Name: "log-level", Value: "error", Usage: "error, warning or debug"},
+		&cli.BoolFlag{Name: "debug", Usage: "the same as --log-level debug"},
+		&cli.BoolFlag{Name: "systemd-cgroup", Usage: "cgroupsPath is slice:prefix:name"},
+		&cli.StringFlag{Name: "cgroup-manager", Usage: "cgroupfs, systemd or disabled"},
+		&cli.StringFlag{Name: "rootless", Value: "auto", Usage: "true, false or auto: ignore cgroup permission errors"},
+		&cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"},
+	}
+}
+
+// defaultRoot is runc's rule: a user without root keeps its state in its own runtime
+// directory.
+func defaultRoot() string {
+	if os.Geteuid() != 0 {
+		if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+			return dir + "/thinrun"
+		}
+	}
+	return "/run/thinrun"
+}
+
+// before checks the global flags and keeps what report needs.
+func before(c *cli.Context) error {
+	c.App.Metadata["log"], c.App.Metadata["log-format"] = c.String("log"), c.String("log-format")
+	for flag, words := range map[string]string{
+		"log-format": "text json", "log-level": "error warning debug", "storage-driver": "auto devmapper overlay",
+		"rootless": "true false auto", "cgroup-manager": "cgroupfs systemd disabled",
+	} {
+		if v := c.String(flag); v != "" && !strings.Contains(" "+words+" ", " "+v+" ") {
+			return fmt.Errorf("--%s: %q is none of: %s", flag, v, strings.ReplaceAll(words, " ", ", "))
+		}
+	}
+	return nil
+}
+
+// runtimeOf is the runtime that the global flags describe.
+func runtimeOf(c *cli.Context) *libcontainer.Runtime {
+	return &libcontainer.Runtime{
+		Root: c.String("root"), Storage: c.String("storage"), StorageDriver: c.String("storage-driver"),
+		SystemdCgroup: c.Bool("systemd-cgroup"), CgroupManager: c.String("cgroup-manager"),
+		Rootless: c.String("rootless"),
+		Warn: func(line string) {
+			if c.Bool("debug") || c.String("log-level") != "error" || !c.IsSet("log") {
+				fmt.Fprintln(os.Stderr, "thinrun:", line)
+			}
+		},
+	}
+}
+
+// oneArg is the only argument of most commands.
+func oneArg(c *cli.Context, what string) (string, error) {
+	if c.NArg() != 1 {
+		return "", fmt.Errorf("wants one argument: %s", what)
+	}
+	return c.Args().First(), nil
+}
+
+// report writes the one line about an error: to standard error for whoever looks, and
+// to --log in the shape that containerd and Podman parse (the last record with
+// level "error").
+func report(meta map[string]any, err error) {
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	fmt.Fprintln(os.Stderr, "thinrun:", text)
+	file, _ := meta["log"].(string)
+	if file == "" {
+		return
+	}
+	f, e := os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_SYNC, 0o644)
+	if e != nil {
+		fmt.Fprintln(os.Stderr, "thinrun: --log:", e)
+		return
+	}
+	defer f.Close()
+	now := time.Now().Format(time.RFC3339)
+	if meta["log-format"] == "json" {
+		json.NewEncoder(f).Encode(struct {
+			Level string `json:"level"`
+			Msg   string `json:"msg"`
+			Time  string `json:"time"`
+		}{"error", text, now})
+		return
+	}
+	fmt.Fprintf(f, "time=%q level=error msg=%q\n", now, text)
+}
+
+// printVersion prints what go-runc parses: the first line, and "commit:" and "spec:".
+func printVersion(c *cli.Context) {
+	fmt.Fprintf(c.App.Writer, "thinrun version %s\n", version)
+	if commit != "" {
+		fmt.Fprintf(c.App.Writer, "commit: %s\n", commit)
+	}
+	fmt.Fprintf(c.App.Writer, "spec: %s\ngo: %s\n", specs.Version, runtime.Version())
+}
+
+// reorder moves a command's flags before its arguments. runc takes them anywhere up to
+// the command line of the container; this parser stops at the first argument.
+func reorder(app *cli.App, args []string) []string {
+	i := 1
+	for i < len(args) && strings.HasPrefix(args[i], "-") {
+		i += 1 + valueOf(app.Flags, args[i])
+	}
+	if i >= len(args) {
+		return args
+	}
+	cmd := app.Command(args[i])
+	for i++; cmd != nil && len(cmd.Subcommands) > 0 && i < len(args); i++ {
+		sub := (*cli.Command)(nil)
+		for _, s := range cmd.Subcommands {
+			if s.HasName(args[i]) {
+				sub = s
+			}
+		}
+		if sub == nil {
+			return args
+		}
+		cmd = sub
+	}
+	if cmd == nil || cmd.Name == "exec" || cmd.Name == "kill" || cmd.Name == "run" {
+		return args // what follows their first argument may be a command line
+	}
+	var flags, rest []string
+	for ; i < len(args); i++ {
+		a := args[i]
+		switch {
+		case a == "--":
+			rest = append(rest, args[i+1:]...)
+			i = len(args)
+		case strings.HasPrefix(a, "-") && a != "-":
+			n := min(valueOf(cmd.Flags, a), len(args)-i-1)
+			flags = append(flags, args[i:i+1+n]...)
+			i += n
+		default:
+			rest = append(rest, a)
+		}
+	}
+	done := len(args) - len(rest) - len(flags)
+	if len(rest) > 0 && strings.Contains(strings.Join(args, "\x00"), "\x00--\x00") {
+		done--
+		flags = append(flags, "--")
+	}
+	return append(append(append([]string{}, args[:done]...), flags...), rest...)
+}
+
+// valueOf is 1 when the flag takes the next argument as its value.
+func valueOf(flags []cli.Flag, arg string) int {
+	name := strings.TrimLeft(arg, "-")
+	if strings.Contains(name, "=") {
+		return 0
+	}
+	for _, f := range flags {
+		for _, n := range f.Names() {
+			if n == name {
+				if d, ok := f.(cli.DocGenerationFlag); ok && d.TakesValue() {
+					return 1
+				}
+				return 0
+			}
+		}
+	}
+	return 0
+}

@@ -1,0 +1,28 @@
+package main
+
+import (
+	"encoding/json"
+
+	"github.com/urfave/cli/v2"
+)
+
+func stateCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "state",
+		Usage:     "print a container's state as JSON",
+		ArgsUsage: "ID",
+		Action: func(c *cli.Context) error {
+			id, err := oneArg(c, "the container's id")
+			if err != nil {
+				return err
+			}
+			st, err := runtimeOf(c).State(id)
+			if err != nil {
+				return err
+			}
+			out := json.NewEncoder(c.App.Writer)
+			out.SetIndent("", "  ")
+			return out.Encode(st)
+		},
+	}
+}
