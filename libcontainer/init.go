@@ -294,12 +294,14 @@ func (s *initStage) findProgram() (err error) {
 	return err
 }
 
-// ready is the end of the conversation: the parent commits, and lives or dies without us.
+// ready is the end of the conversation: the parent commits, and lives or dies without
+// us. The death signal goes before we say ready, not after the commit: the parent may
+// exit in between. Until the commit its end is the end of file that we wait for.
 func (s *initStage) ready() error {
-	if err := s.parent.ask(msgReady, msgCommit); err != nil {
+	if err := deathSignal(0); err != nil {
 		return err
 	}
-	if err := deathSignal(0); err != nil {
+	if err := s.parent.ask(msgReady, msgCommit); err != nil {
 		return err
 	}
 	s.parent.Close()
