@@ -255,7 +255,7 @@ func explain(m *Mount, err error) error {
 	case errors.Is(err, unix.EROFS):
 		why = "the destination does not exist and the file system there is read-only; make it in the image"
 	case errors.Is(err, unix.ELOOP):
-		why = "too many symlinks, or a magic link of procfs, on the way to the destination"
+		why = "a loop, or a magic link of procfs, on the way to the destination"
 	case m.Kind == KindBind || m.Kind == KindRemount:
 		if m.Kind == KindRemount && errors.Is(err, unix.EINVAL) {
 			why = "nothing is mounted there, or the option is not one of that file system"

@@ -548,6 +548,16 @@ func (a *agent) do(op string, args []string, r *reply) (err error) {
 		r.Text = string(b)
 	case "tmpfs":
 		return unix.Mount("tmpfs", path, "tmpfs", 0, "")
+	case "sysctl": // by a procfs from before the pivot
+		fd, err := unix.Openat(a.self, "../sys/"+path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		f := os.NewFile(uintptr(fd), path)
+		defer f.Close()
+		b, err := io.ReadAll(f)
+		r.Text = string(b)
+		return err
 	case "bind":
 		return unix.Mount(path, args[1], "", unix.MS_BIND, "")
 	case "umount":
