@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"strings"
 	"time"
 
 	"thinrun/libcontainer/bundle"
@@ -90,13 +89,28 @@ func (rt *Runtime) plan(id string, opt CreateOptions) (*bundle.Bundle, *plan.Pla
 	if err != nil {
 		return nil, nil, err
 	}
+	// Sockets of a service manager come first among the descriptors to pass on.
+	listen := process.ListenFDs(os.Getenv, os.Getpid())
+	if err := process.CheckPreserved(listen + opt.PreserveFDs); err != nil {
+		return nil, nil, err
+	}
 	p, err := plan.New(b.Spec, plan.Options{
 		ID: id, Bundle: b.Dir, StateDir: filepath.Join(root, id), Image: opt.Image, RootfsSize: opt.RootfsSize,
-		NoPivot: opt.NoPivot, NoNewKeyring: opt.NoNewKeyring, PreserveFDs: opt.PreserveFDs,
+		NoPivot: opt.NoPivot, NoNewKeyring: opt.NoNewKeyring, PreserveFDs: listen + opt.PreserveFDs,
 		SystemdCgroup: rt.SystemdCgroup, CgroupManager: rt.CgroupManager,
+		Rootless: rt.Rootless == "true" || rt.Rootless == "auto" && os.Geteuid() != 0,
 	}, facts(host))
 	if err != nil {
 		return nil, nil, err
+	}
+	if listen > 0 {
+		p.Init.Process.Env = append(p.Init.Process.Env, process.ListenEnv(listen)...)
+	}
+	if len(p.NetDevices) > 0 {
+		return nil, nil, bundle.Refuse("linux.netDevices", "thinrun does not move network devices; move them in a createRuntime hook")
+	}
+	if p.IntelRdt != nil {
+		return nil, nil, bundle.Refuse("linux.intelRdt", "thinrun does not manage resctrl groups; leave it out")
 	}
 	if p.Seccomp != nil {
 		if p.Init.Seccomp, err = seccomp.Compile(p.Seccomp); err != nil {
@@ -169,7 +183,7 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 		}
 	}()
 	if rec.Init, err = state.Of(child.PID); err != nil {
-		return nil, child.Failure()
+		return nil, errors.Join(child.Failure(), err)
 	}
 	// Our binary boots in the child while we make its root.
 	if err := rt.converse(talk, child, c, rec, p, opt); err != nil {
@@ -404,29 +418,6 @@ func newCgroup(p *plan.Plan) (*cgroup.Cgroup, error) {
 		return nil, err
 	}
 	return cgroup.New(p.Cgroup, host)
-}
-
-// facts are the host's part of the plan.
-func facts(host cgroup.Host) plan.Facts {
-	f := plan.Facts{
-		CgroupV2: host.V2, OwnCgroup: host.Own, EUID: os.Geteuid(), Cgroup1Paths: map[string]string{},
-		StatSource: func(path string) (bool, error) {
-			st, err := os.Stat(path)
-			return err == nil && st.IsDir(), err
-		},
-	}
-	for _, h := range host.Hierarchies {
-		c := rootfs.Cgroup1{Name: h.Name, Options: h.Name, File: -1}
-		if name, ok := strings.CutPrefix(h.Name, "name="); ok {
-			c.Name, c.Options = name, "none,"+h.Name
-		}
-		if list := h.Controllers(); len(list) > 1 {
-			c.Links = list
-		}
-		f.Cgroup1 = append(f.Cgroup1, c)
-		f.Cgroup1Paths[c.Name] = h.Mount
-	}
-	return f
 }
 
 // reap kills and collects a child that did not become a container.

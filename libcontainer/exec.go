@@ -155,7 +155,15 @@ func (rt *Runtime) execStart(rec *state.Record, p *plan.Plan, opt ExecOptions, c
 	if err := p.Init.Process.InitialAffinity(); err != nil {
 		return nil, err
 	}
-	talk, child, err := startStage("exec", &nsenter.Command{Target: init, TargetKinds: kinds}, p, cg)
+	cmd := nsenter.Command{Target: init, TargetKinds: kinds}
+	talk, child, err := startStage("exec", &cmd, p, cg)
+	if errors.Is(err, unix.EBUSY) && cg != nil && len(opt.Cgroup) == 0 {
+		// The container has made sub-cgroups for itself: cgroup2 lets nobody into the
+		// one above them ("no internal processes"), so join init in its own.
+		if cg, err = cg.Of(rec.Init.PID); err == nil {
+			talk, child, err = startStage("exec", &cmd, p, cg)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

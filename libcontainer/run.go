@@ -7,7 +7,9 @@ import (
 	"runtime"
 
 	"thinrun/libcontainer/bundle"
+	"thinrun/libcontainer/plan"
 	"thinrun/libcontainer/process"
+	"thinrun/libcontainer/seccomp"
 	"thinrun/libcontainer/state"
 	"thinrun/nsenter"
 
@@ -91,6 +93,13 @@ func (rt *Runtime) imageBundle(id string, opt *RunOptions) error {
 		return err
 	}
 	opt.Spec.Dir = filepath.Join(root, id)
+	spec := opt.Spec.Spec
+	var caps uint64
+	for _, name := range spec.Process.Capabilities.Bounding {
+		caps |= 1 << bundle.Capability(name)
+	}
+	spec.Linux.Seccomp = plan.SeccompSection(seccomp.Default(caps))
+	opt.Spec.Raw = bundle.Encode(spec) // what exec will read
 	return nil
 }
 
