@@ -218,3 +218,10 @@ func TestEncodeDecode(t *testing.T) {
 		}
 	}
 }
+
+func writeFile(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -106,18 +106,18 @@ func validateProcess(at string, p *specs.Process) error {
 	}
 	if io := p.IOPriority; io != nil {
 		if _, ok := IOPriorityClass(io.Class); !ok {
-			return Refuse(in("ioPriority.class"), Quote(io.Class)+" is not an I/O priority class (IOPRIO_CLASS_RT, _BE, _IDLE)")
+			return Refuse(in("ioPriority")+".class", Quote(io.Class)+" is not an I/O priority class (IOPRIO_CLASS_RT, _BE, _IDLE)")
 		}
 		if io.Priority < 0 || io.Priority > 7 {
-			return Refuse(in("ioPriority.priority"), strconv.Itoa(io.Priority)+" is not between 0 and 7")
+			return Refuse(in("ioPriority")+".priority", strconv.Itoa(io.Priority)+" is not between 0 and 7")
 		}
 	}
 	if a := p.ExecCPUAffinity; a != nil {
 		if _, err := ParseList(a.Initial); err != nil {
-			return Refuse(in("execCPUAffinity.initial"), err.Error())
+			return Refuse(in("execCPUAffinity")+".initial", err.Error())
 		}
 		if _, err := ParseList(a.Final); err != nil {
-			return Refuse(in("execCPUAffinity.final"), err.Error())
+			return Refuse(in("execCPUAffinity")+".final", err.Error())
 		}
 	}
 	return nil
