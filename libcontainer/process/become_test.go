@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 
+	"thinrun/tests/box"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -22,7 +24,7 @@ func someUser() Config {
 }
 
 func TestUserHasWhatWasAskedForAndNoMore(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	c := someUser()
 	c.Capabilities = Capabilities{Bounding: capChown | capKill, Permitted: capChown | capKill, Effective: capKill}
 	status := succeed(t, c, "become,status")
@@ -35,7 +37,7 @@ func TestUserHasWhatWasAskedForAndNoMore(t *testing.T) {
 
 // The program of a user that is not root keeps only ambient capabilities.
 func TestProgramOfUser(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	c := someUser()
 	c.Args = []string{"cat", "/proc/self/status"}
 	c.Env = []string{"PATH=/bin"}
@@ -54,7 +56,7 @@ func TestProgramOfUser(t *testing.T) {
 }
 
 func TestProgramOfRootHasTheBoundingSet(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	set := Capabilities{Bounding: capChown, Permitted: capChown, Effective: capChown}
 	c := Config{Args: []string{"/bin/cat", "/proc/self/status"}, Capabilities: set}
 	status := succeed(t, c, "become,chdir,look,closefds,exec")
@@ -65,7 +67,7 @@ func TestProgramOfRootHasTheBoundingSet(t *testing.T) {
 }
 
 func TestCallersGroupsAreDropped(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	for _, keep := range []bool{false, true} {
 		c := Config{User: User{KeepGroups: keep}, KeepCaps: true}
 		cmd := command(t, c, "become,status")
@@ -93,7 +95,7 @@ func TestMinusOneIsNotAUser(t *testing.T) {
 }
 
 func TestMissingCapabilityIsNamed(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	c := Config{User: User{KeepGroups: true}, Capabilities: Capabilities{Bounding: capSetPCap, Permitted: capSetPCap, Effective: capSetPCap}}
 	_, errText := run(t, c, "become,more")
 	wantError(t, errText, "capset: operation not permitted", "CAP_CHOWN")
@@ -103,7 +105,7 @@ func TestMissingCapabilityIsNamed(t *testing.T) {
 }
 
 func TestUnmappedUserIsExplained(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	c := Config{User: User{UID: 5, KeepGroups: true}, KeepCaps: true}
 	cmd := command(t, c, "become")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -116,7 +118,7 @@ func TestUnmappedUserIsExplained(t *testing.T) {
 
 // /dev/stdout is a new open of the caller's pipe.
 func TestUserOwnsItsOutput(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	c := someUser()
 	c.Args = []string{"/bin/sh", "-c", "echo opened > /proc/self/fd/1"}
 	if out := succeed(t, c, "become,chdir,look,closefds,exec"); out != "opened\n" {
@@ -125,7 +127,7 @@ func TestUserOwnsItsOutput(t *testing.T) {
 }
 
 func TestHostFilesKeepTheirOwner(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
 	if err != nil {
 		t.Fatal(err)

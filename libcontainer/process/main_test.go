@@ -184,18 +184,6 @@ func wantFields(t *testing.T, status string, want map[string]string) {
 	}
 }
 
-// needRoot skips where we are nobody; inside the lab that cannot be.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("LAB") == "1" {
-		t.Fatal("not root inside the lab")
-	}
-	t.Skip("needs root")
-}
-
 // hasCap tells whether this process has a capability.
 func hasCap(t *testing.T, n int) bool {
 	t.Helper()

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"thinrun/tests/box"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -87,7 +89,7 @@ func TestLookPath(t *testing.T) {
 
 // The user's rights count, not ours.
 func TestLookPathAsUser(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	dir := tree(t, map[string]os.FileMode{"bin/prog": 0o700, "shut/prog": 0o755})
 	open(t, dir)
 	if err := os.Chmod(dir+"/shut", 0o700); err != nil {
@@ -174,7 +176,7 @@ func TestNoProgramThroughForgottenDirectory(t *testing.T) {
 }
 
 func TestCwd(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	dir := tree(t, map[string]os.FileMode{"private": 0, "file": 0o644})
 	open(t, dir)
 	if err := os.Chmod(dir+"/private", 0o700); err != nil {

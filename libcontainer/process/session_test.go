@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"thinrun/tests/box"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -79,7 +81,7 @@ func TestKeyring(t *testing.T) {
 }
 
 func TestScheduling(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	persona := uint64(8) // PER_LINUX32
 	c := Config{
 		Args:        []string{"/bin/sh", "-c", "cut -d' ' -f19,41 /proc/self/stat; uname -m; grep Cpus_allowed_list /proc/self/status"},
@@ -157,7 +159,7 @@ func TestLabelThatCannotBe(t *testing.T) {
 
 // In a root without /proc, or with a fake one, a label is refused, not written somewhere.
 func TestLabelNeedsRealProc(t *testing.T) {
-	needRoot(t)
+	box.Root(t)
 	dir := tree(t, map[string]os.FileMode{"proc/thread-self/attr/exec": 0o644, "proc/thread-self/attr/apparmor/exec": 0o644})
 	c := someUser() // may not make an own procfs
 	c.AppArmorProfile = "profile"

@@ -142,3 +142,31 @@ func TestStatic(t *testing.T) {
 		t.Error("passwd is a program?")
 	}
 }
+
+// The whole harness around the real binary, once.
+func TestRuntimeRunsContainer(t *testing.T) {
+	rt := NewRuntime(t)
+	b := New(t).Shell("hostname; id -u; id -g; pwd; echo $HOME; grep CapEff /proc/self/status").
+		Hostname("box").User(1000, 1000).Cwd("/tmp")
+	if got, want := rt.OK("run", "--bundle", b.Path(), rt.ID()), "box\n1000\n1000\n/tmp\n/home/user\nCapEff:\t0000000000000000\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	rt.Fails(1, []string{"run", "--bundle", New(t).Args("nosuch").Path(), rt.ID()}, `exec: "nosuch": executable file not found in $PATH`)
+
+	c := rt.Create(New(t).Shell("echo started; exec sleep 1000"))
+	if st := c.State(); st.Status != "created" || st.PID != c.PID || c.Output() != "" {
+		t.Errorf("got %+v, output %q", st, c.Output())
+	}
+	if left := rt.Snapshot().Since(rt.Before()); len(left) == 0 {
+		t.Error("a container is there, and nothing of it is seen")
+	}
+	c.Start()
+	c.Kill("KILL")
+	if got := c.Wait(); got != 137 {
+		t.Errorf("exit code %d, want 137", got)
+	}
+	c.Delete()
+	rt.Fails(1, []string{"state", c.ID}, "does not exist")
+	rt.Forget(c.ID)
+	rt.Clean()
+}
