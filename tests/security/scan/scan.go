@@ -40,7 +40,7 @@ type Report struct {
 	Namespaces map[string]string // kind -> its link
 	Cgroup     string
 	Limits     map[string]string // "Max open files" -> "1024 1024 files"
-	FDs        []FD              // our own
+	FDs        []FD              // that we were given: Go opens its own close-on-exec
 	Mounts     []Mount
 	Processes  []Process // all but ourselves
 	Unmasked   []string  // well-known dangerous files that could be opened
@@ -53,6 +53,7 @@ type FD struct {
 	Target    string // what the link says
 	Directory bool
 	Writable  bool // opened for writing
+	CloseExec bool // goes at an execve
 	Outside   bool // a directory that is not below our root
 }
 
@@ -117,7 +118,7 @@ func Take() *Report {
 	r.Status = status()
 	r.Namespaces = namespaces()
 	r.Limits = limits()
-	r.FDs = descriptors("/proc/self/fd")
+	r.FDs = slices.DeleteFunc(descriptors("/proc/self/fd"), func(fd FD) bool { return fd.CloseExec })
 	r.Mounts = mounts()
 	r.Unmasked = unmasked()
 	r.Sockets = sockets()
@@ -271,6 +272,7 @@ func describe(n int, path, target string) FD {
 		if octal, ok := strings.CutPrefix(line, "flags:"); ok {
 			flags, _ := strconv.ParseInt(strings.TrimSpace(octal), 8, 64)
 			fd.Writable = flags&unix.O_ACCMODE != unix.O_RDONLY
+			fd.CloseExec = flags&unix.O_CLOEXEC != 0
 		}
 	}
 	// Going there is the proof, whatever the link says.

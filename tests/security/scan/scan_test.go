@@ -58,6 +58,9 @@ func TestScanSeesHoles(t *testing.T) {
 	if at < 0 || !r.FDs[at].Directory || r.FDs[at].Outside || r.FDs[at].Target != "/" {
 		t.Errorf("descriptor 3 is / and was not seen: %+v", r.FDs)
 	}
+	if slices.ContainsFunc(r.FDs, func(fd FD) bool { return strings.HasPrefix(fd.Target, "anon_inode:") }) {
+		t.Errorf("Go's own descriptors among those that were given: %+v", r.FDs)
+	}
 	if !slices.Contains(r.Env, "SECRET=1") || r.Status["CapEff"] == "" || r.Namespaces["mnt"] == "" ||
 		r.Limits["Max open files"] == "" || len(r.Mounts) == 0 || r.Cwd != "/" {
 		t.Errorf("got %+v", r)
