@@ -8,6 +8,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// cgroup2 decides how the unified hierarchy gets into the container. A new mount from the
+// first cgroup namespace sets the options of the one super block there is: without any it
+// would take nsdelegate and memory_recursiveprot from the host. The host's own mount is
+// cloned there, which shows the same.
+func (m *Mount) cgroup2() Mount {
+	const firstNamespace = "cgroup:[4026531835]" // PROC_CGROUP_INIT_INO
+	const hosts = "/sys/fs/cgroup"
+	cgroup := *m
+	cgroup.Type = "cgroup2"
+	if cgroup.fromHost() {
+		return cgroup
+	}
+	if ns, err := readlink(unix.AT_FDCWD, "/proc/self/ns/cgroup"); err != nil || ns != firstNamespace {
+		return cgroup
+	}
+	var fs unix.Statfs_t
+	if unix.Statfs(hosts, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
+		cgroup.Source, cgroup.Recursive = hosts, true
+	}
+	return cgroup
+}
+
 // cgroup1 shows the v1 hierarchies the way hosts do: a tmpfs with a directory for each
 // and a link for each controller that shares one.
 func (r *Root) cgroup1(m *Mount, files []*os.File) error {

@@ -26,9 +26,10 @@ type Config struct {
 	Propagation uint64
 	NoPivot     bool // move the root over "/" and chroot, for an initramfs root
 	Mounts      []Mount
-	// DevNodes: make the default nodes and links in /dev (only when /dev is a mount of
-	// the container; a bind of the host's /dev is left alone).
-	SetupDev      bool
+	// SetupDev: make Devices and the usual links in /dev; not when it is a bind of the
+	// host's.
+	SetupDev bool
+	// Devices are all nodes to make, the default ones included.
 	Devices       []Device
 	BindDevices   bool // a user namespace may not mknod: bind the host's nodes instead
 	Console       bool // bind the terminal's slave on /dev/console
@@ -69,7 +70,7 @@ type Mount struct {
 	SrcIsDir              bool     // what the bound source is: a directory or something else
 	// File is the number of the descriptor among those that arrive with the plan: a
 	// detached tree made by open_tree. -1: none; a bind then clones Source in init's copy
-	// of the host's tree. A cgroup2 mount with a File is that tree, bound.
+	// of the host's tree. A cgroup2 mount with a File, or Recursive, is bound like that.
 	File    int
 	Cgroup1 []Cgroup1
 	// crun's mount options of those names. CopySymlink wants a File that was opened

@@ -7,17 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The nodes every container has; runtime-spec, "Default Devices". ptmx and console
-// come from devpts.
-var defaultDevices = [...]Device{
-	{Path: "/dev/null", Type: "c", Major: 1, Minor: 3, Mode: 0o666},
-	{Path: "/dev/zero", Type: "c", Major: 1, Minor: 5, Mode: 0o666},
-	{Path: "/dev/full", Type: "c", Major: 1, Minor: 7, Mode: 0o666},
-	{Path: "/dev/random", Type: "c", Major: 1, Minor: 8, Mode: 0o666},
-	{Path: "/dev/urandom", Type: "c", Major: 1, Minor: 9, Mode: 0o666},
-	{Path: "/dev/tty", Type: "c", Major: 5, Minor: 0, Mode: 0o666},
-}
-
 // Dev fills /dev with nodes and links, unless it is a bind of somebody's /dev.
 //
 // Whatever the image has there, a symlink to anywhere included, is resolved below the
@@ -30,14 +19,6 @@ func (r *Root) Dev() error {
 	defer unix.Umask(unix.Umask(0))
 	if err := r.openDev(); err != nil {
 		return err
-	}
-	for i := range defaultDevices {
-		d := &defaultDevices[i]
-		if !r.configured(d.Path) {
-			if err := r.node(d); err != nil {
-				return fmt.Errorf("%s: %w", d.Path, err)
-			}
-		}
 	}
 	for i := range r.cfg.Devices {
 		if err := r.node(&r.cfg.Devices[i]); err != nil {
@@ -54,15 +35,6 @@ func (r *Root) openDev() (err error) {
 		}
 	}
 	return nil
-}
-
-func (r *Root) configured(path string) bool {
-	for i := range r.cfg.Devices {
-		if r.cfg.Devices[i].Path == path {
-			return true
-		}
-	}
-	return false
 }
 
 func (r *Root) node(d *Device) error {

@@ -16,6 +16,7 @@ func TestDevices(t *testing.T) {
 	}
 	unix.Umask(0o077) // the caller's must not show
 	c := h.run(h.root(), &Config{SetupDev: true, Mounts: usual(), Devices: []Device{
+		{Path: "/dev/zero", Type: "c", Major: 1, Minor: 5, Mode: 0o666},
 		{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229, Mode: 0o666},
 		{Path: "/dev/net/tun", Type: "u", Major: 10, Minor: 200, Mode: 0o660, UID: 7, GID: 8},
 		{Path: "/dev/sda", Type: "b", Major: 8, Minor: 300, Mode: 0o600},
@@ -42,11 +43,11 @@ func TestDevices(t *testing.T) {
 	}
 
 	// A device that is something else already is an error: runtime-spec, "Devices".
-	h.refuse(h.root("dev/null=file"), &Config{SetupDev: true}, opts{}, "/dev/null: file exists in the image or a mount and is not device c 1:3")
+	h.refuse(h.root("dev/null=file"), &Config{SetupDev: true, Devices: devices()}, opts{}, "/dev/null: file exists in the image or a mount and is not device c 1:3")
 	// Nodes in the image with the right numbers are fine, and so are its links.
 	root := h.root("dev/fd->elsewhere", "dev/ptmx=file")
 	must(t, unix.Mknod(root+"/dev/null", unix.S_IFCHR|0o644, int(unix.Mkdev(1, 3))))
-	c = h.run(root, &Config{SetupDev: true}, opts{})
+	c = h.run(root, &Config{SetupDev: true, Devices: devices()}, opts{})
 	if got := c.text("readlink", "/dev/ptmx") + c.text("readlink", "/dev/fd"); got != "pts/ptmxelsewhere" {
 		t.Errorf("links of an image's /dev: %q", got)
 	}
@@ -68,9 +69,9 @@ func TestDevicesInUserNamespace(t *testing.T) {
 	for _, told := range []bool{true, false} {
 		root := h.root()
 		h.own(root, true)
-		c := h.run(root, &Config{SetupDev: true, UserNS: true, BindDevices: told, Mounts: usual(), Devices: []Device{
-			{Path: "/dev/pipe", Type: "p", Mode: 0o600},
-		}}, opts{userns: true})
+		c := h.run(root, &Config{SetupDev: true, UserNS: true, BindDevices: told, Mounts: usual(), Devices: devices(
+			Device{Path: "/dev/pipe", Type: "p", Mode: 0o600},
+		)}, opts{userns: true})
 		must(t, c.do("write", "/dev/null", "x").err())
 		if st := c.stat("/dev/zero"); st.Rdev != unix.Mkdev(1, 5) {
 			t.Errorf("/dev/zero is device %x", st.Rdev)

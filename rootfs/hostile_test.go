@@ -59,9 +59,9 @@ func TestImageOfSymlinks(t *testing.T) {
 				}
 				evil := "evil->" + link.text
 				proc := fsMount("proc", "/proc", 0)
-				dev := Config{SetupDev: true}
+				dev := Config{SetupDev: true, Devices: devices()}
 				try("/dev", &dev, "dev->"+link.text)
-				try("/dev with a console", &Config{SetupDev: true, Console: true, Mounts: []Mount{proc}}, "dev->"+link.text)
+				try("/dev with a console", &Config{SetupDev: true, Devices: devices(), Console: true, Mounts: []Mount{proc}}, "dev->"+link.text)
 				try("nodes", &Config{SetupDev: true, Devices: []Device{{Path: "/evil/sub/null", Type: "c", Major: 1, Minor: 3, Mode: 0o666}}}, evil)
 				try("tmpfs", &Config{Mounts: []Mount{proc, fsMount("tmpfs", "/evil/sub", 0), fsMount("tmpfs", "/evil/new/deep", 0)}}, evil)
 				try("tmpcopyup", &Config{Mounts: []Mount{{Kind: KindFS, Type: "tmpfs", Destination: "/evil", TmpCopyUp: true, File: -1}}}, evil)

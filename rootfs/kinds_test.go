@@ -159,7 +159,7 @@ func TestRootIsADetachedFileSystem(t *testing.T) {
 				fd, err = newFS("tmpfs", "thin", []option{"mode=755", fmt.Sprintf("uid=%d", usernsBase)}, 0, 0)
 				must(t, err)
 			}
-			c := h.run("", &Config{AttachAt: at + "/rootfs", SetupDev: true, UserNS: userns, BindDevices: userns, NoPivot: noPivot, Mounts: usual()[:2]},
+			c := h.run("", &Config{AttachAt: at + "/rootfs", SetupDev: true, Devices: devices(), UserNS: userns, BindDevices: userns, NoPivot: noPivot, Mounts: usual()[:2]},
 				opts{userns: userns, rootFile: os.NewFile(uintptr(fd), "thin")})
 			perMount, optional, fstype, _ := c.mountLine("/")
 			if fstype != "tmpfs" || optional != "" {
@@ -186,7 +186,7 @@ func TestInitOpensSources(t *testing.T) {
 	h.tree(vol, "in=volume")
 	root := h.root()
 	h.own(root, true)
-	c := h.start("", &Config{Source: root, AttachAt: root, UserNS: true, BindDevices: true, SetupDev: true, Mounts: []Mount{
+	c := h.start("", &Config{Source: root, AttachAt: root, UserNS: true, BindDevices: true, SetupDev: true, Devices: devices(), Mounts: []Mount{
 		bindMount(vol, "/vol", func(m *Mount) { m.File, m.Attr = -1, ro }),
 	}}, opts{userns: true})
 	must(t, c.setup())
@@ -222,7 +222,7 @@ func TestMountOnRoot(t *testing.T) {
 	}
 	other := h.root("etc/which=other")
 	for _, noPivot := range []bool{false, true} {
-		c := h.run(h.root("etc/which=first"), &Config{NoPivot: noPivot, SetupDev: true, Readonly: true, Mounts: []Mount{
+		c := h.run(h.root("etc/which=first"), &Config{NoPivot: noPivot, SetupDev: true, Devices: devices(), Readonly: true, Mounts: []Mount{
 			fsMount("proc", "/proc", 0), bindMount(other, "/", recursive), fsMount("proc", "/proc", 0), fsMount("tmpfs", "/tmp", 0),
 		}}, opts{})
 		if got := c.text("read", "/etc/which"); got != "other" {
@@ -240,34 +240,27 @@ func TestCgroup1(t *testing.T) {
 	if h == nil {
 		return
 	}
-	const name = "freezer"
-	table, err := os.ReadFile("/proc/cgroups")
-	must(t, err)
-	usable := false
-	for _, line := range strings.Split(string(table), "\n") {
-		f := strings.Fields(line)
-		usable = usable || len(f) == 4 && f[0] == name && f[1] != "0"
-	}
-	// The sandbox's host has the hierarchy mounted somewhere, as hosts do.
+	// A hierarchy without controllers: every kernel with cgroups has it, and making it
+	// takes none away from the host. It goes with its last mount.
+	const name, options = "rootfs-test", "none,name=rootfs-test"
 	on := filepath.Join(h.work, "cgroup")
 	must(t, os.Mkdir(on, 0o755))
-	if err := unix.Mount("cgroup", on, "cgroup", 0, name); err != nil || !usable {
-		// Not missing from the lab: it runs with cgroup v2 unless told otherwise.
-		t.Skipf("needs the v1 hierarchy %s (labexec -cgroup v1): %v", name, err)
+	if err := unix.Mount("cgroup", on, "cgroup", 0, options); err != nil {
+		missing(t, fmt.Sprintf("cgroup v1 and the first cgroup namespace: %v", err))
 	}
 	c := h.run(h.root(), &Config{Mounts: []Mount{
 		fsMount("sysfs", "/sys", ro),
 		{Kind: KindCgroup1, Type: "cgroup", Destination: "/sys/fs/cgroup", Attr: nosuid | ro, File: -1, Cgroup1: []Cgroup1{
-			{Name: "freezer,x", Options: name, Links: []string{"freezer", "x"}, File: -1},
+			{Name: "cpu,cpuacct", Options: options, Links: []string{"cpu", "cpuacct"}, File: -1},
 		}},
 	}}, opts{})
-	if got := c.text("ls", "/sys/fs/cgroup"); got != "freezer\nfreezer,x\nx\n" {
+	if got := c.text("ls", "/sys/fs/cgroup"); got != "cpu\ncpu,cpuacct\ncpuacct\n" {
 		t.Errorf("/sys/fs/cgroup has %q", got)
 	}
-	if !strings.Contains(c.text("ls", "/sys/fs/cgroup/freezer"), "cgroup.procs\n") {
+	if !strings.Contains(c.text("ls", "/sys/fs/cgroup/cpu"), "cgroup.procs\n") {
 		t.Error("the hierarchy is not there")
 	}
-	c.wantErr(unix.EROFS, "mkdir", "/sys/fs/cgroup/freezer/x")
+	c.wantErr(unix.EROFS, "mkdir", "/sys/fs/cgroup/cpuacct/x")
 	c.wantErr(unix.EROFS, "mkdir", "/sys/fs/cgroup/new")
 
 	// Without a cgroup namespace the container's directory is bound.
@@ -280,7 +273,7 @@ func TestCgroup1(t *testing.T) {
 		bound,
 		{Kind: KindCgroup1, Type: "cgroup", Destination: "/cg", File: -1, Cgroup1: []Cgroup1{{Name: name, File: 0}}},
 	}}, opts{})
-	if !strings.Contains(c.text("ls", "/cg/freezer"), "cgroup.procs\n") {
+	if !strings.Contains(c.text("ls", "/cg/rootfs-test"), "cgroup.procs\n") {
 		t.Error("the bound hierarchy is not there")
 	}
 }
@@ -297,8 +290,51 @@ func TestProgramRuns(t *testing.T) {
 	}
 	root := h.root("bin/")
 	must(t, os.WriteFile(root+"/bin/pwd", busybox, 0o755))
-	c := h.run(root, &Config{SetupDev: true, Readonly: true, Mounts: usual()}, opts{})
+	c := h.run(root, &Config{SetupDev: true, Devices: devices(), Readonly: true, Mounts: usual()}, opts{})
 	if got := c.text("exec", "/bin/pwd", "-P"); !bytes.Equal([]byte(got), []byte("/\n")) {
 		t.Errorf("pwd says %q", got)
+	}
+}
+
+// File systems that exist once, or once in a namespace: a container's mount may not
+// change the host's.
+func TestSharedSuperblocks(t *testing.T) {
+	h := sandbox(t)
+	if h == nil {
+		return
+	}
+	super := func(fstype string) string {
+		for _, line := range strings.Split(mountinfo(t), "\n") {
+			if _, b, _ := strings.Cut(line, " - "); strings.HasPrefix(b, fstype+" ") {
+				return strings.Fields(b)[2]
+			}
+		}
+		return ""
+	}
+	// The same options again, or this very mount would take them from the host.
+	_, options, _ := strings.Cut(super("cgroup2"), ",")
+	must(t, unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, options))
+	sysfs, cgroup2 := super("sysfs"), super("cgroup2")
+	for _, tt := range []struct {
+		name string
+		m    Mount
+	}{
+		{"as configured", Mount{Source: "cgroup"}},
+		{"bound by init", Mount{Source: "/sys/fs/cgroup", Recursive: true}},
+	} {
+		tt.m.Kind, tt.m.Type, tt.m.File, tt.m.Destination, tt.m.Attr = KindCgroup2, "cgroup2", -1, "/sys/fs/cgroup", ro|nosuid
+		c := h.run(h.root(), &Config{Mounts: []Mount{
+			{Kind: KindFS, Type: "sysfs", Destination: "/sys", Attr: ro, SuperFlags: unix.MS_RDONLY, File: -1}, tt.m,
+		}}, opts{noNetNS: true, noCgroupNS: true})
+		if !strings.Contains(c.text("ls", "/sys/fs/cgroup"), "cgroup.controllers\n") {
+			t.Errorf("%s: no cgroup2 on /sys/fs/cgroup", tt.name)
+		}
+		if got, _, fstype, _ := c.mountLine("/sys/fs/cgroup"); got != "ro,nosuid,relatime" || fstype != "cgroup2" {
+			t.Errorf("%s: /sys/fs/cgroup is %q, %s", tt.name, got, fstype)
+		}
+		c.wantErr(unix.EROFS, "mkdir", "/sys/fs/cgroup/x")
+		if s, c := super("sysfs"), super("cgroup2"); s != sysfs || c != cgroup2 {
+			t.Errorf("%s: the host's super blocks are %q and %q, were %q and %q", tt.name, s, c, sysfs, cgroup2)
+		}
 	}
 }

@@ -46,11 +46,10 @@ func (r *Root) mount(m *Mount, files []*os.File) error {
 	case KindCgroup1:
 		return r.cgroup1(m, files)
 	case KindCgroup2:
-		if m.File >= 0 {
-			return r.bind(m, files)
+		cgroup := m.cgroup2()
+		if cgroup.fromHost() {
+			return r.bind(&cgroup, files)
 		}
-		cgroup := *m
-		cgroup.Type = "cgroup2"
 		return r.fileSystem(&cgroup)
 	}
 	return fmt.Errorf("BUG: mount of kind %q", m.Kind)
@@ -205,7 +204,7 @@ func (r *Root) shape(mount int, m *Mount, flags bool) error {
 
 // fromHost: the mount is a clone of one that the host has.
 func (m *Mount) fromHost() bool {
-	return m.Kind == KindBind || m.Kind == KindCgroup2 && m.File >= 0
+	return m.Kind == KindBind || m.Kind == KindCgroup2 && (m.File >= 0 || m.Recursive)
 }
 
 // overridden tells whether the first propagation of a mount decides alone. MS_SHARED

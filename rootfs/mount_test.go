@@ -42,6 +42,18 @@ func usual() []Mount {
 	}
 }
 
+// devices are the ones every container has; runtime-spec, "Default Devices".
+func devices(more ...Device) []Device {
+	return append([]Device{
+		{Path: "/dev/null", Type: "c", Major: 1, Minor: 3, Mode: 0o666},
+		{Path: "/dev/zero", Type: "c", Major: 1, Minor: 5, Mode: 0o666},
+		{Path: "/dev/full", Type: "c", Major: 1, Minor: 7, Mode: 0o666},
+		{Path: "/dev/random", Type: "c", Major: 1, Minor: 8, Mode: 0o666},
+		{Path: "/dev/urandom", Type: "c", Major: 1, Minor: 9, Mode: 0o666},
+		{Path: "/dev/tty", Type: "c", Major: 5, Minor: 0, Mode: 0o666},
+	}, more...)
+}
+
 func TestRoot(t *testing.T) {
 	h := sandbox(t)
 	if h == nil {
@@ -55,7 +67,7 @@ func TestRoot(t *testing.T) {
 				h.own(root, userns)
 				host := mountinfo(t)
 				cfg := &Config{
-					SetupDev: true, BindDevices: userns, UserNS: userns, NoPivot: noPivot, Readonly: true,
+					SetupDev: true, Devices: devices(), BindDevices: userns, UserNS: userns, NoPivot: noPivot, Readonly: true,
 					Mounts:        usual(),
 					MaskedPaths:   []string{"/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/acpi", "/proc/scsi", "/sys/firmware", "/nonexistent"},
 					ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},

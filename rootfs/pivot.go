@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -109,7 +110,13 @@ func (r *Root) moveToRoot() error {
 // would stay mounted beneath the root, and a user namespace may mount a new, unmasked
 // one as long as such a one is visible in its mount table (mount_too_revealing).
 func coverProcAndSys(attachAt string) error {
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	fd, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("/proc/self/mountinfo: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "/proc/self/mountinfo")
+	defer file.Close()
+	table, err := io.ReadAll(file)
 	if err != nil {
 		return err
 	}

@@ -27,8 +27,9 @@ type Root struct {
 	onRoot bool
 }
 
-// Attach puts the root, a detached mount, into init's mount table. From here to Pivot
-// both trees are reachable, the host's from "/" and the container's from AttachAt.
+// Attach puts the root, a detached mount, into init's mount table, which must not be the
+// host's: a mount namespace of its own. From here to Pivot both trees are reachable, the
+// host's from "/" and the container's from AttachAt.
 //
 // It first cuts the inherited tree off: as a slave of the host's it still loses what
 // the host unmounts, so nothing is kept busy, but nothing we do can reach the host.

@@ -68,7 +68,7 @@ func sandbox(t *testing.T) *host {
 	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), stageEnv+"=sandbox", workEnv+"="+work)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP,
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET,
 		Pdeathsig:  syscall.SIGKILL,
 	}
 	out, err := cmd.CombinedOutput()
@@ -218,10 +218,11 @@ type container struct {
 
 // options of a container in the tests.
 type opts struct {
-	userns   bool
-	noNetNS  bool
-	noPIDNS  bool
-	rootFile *os.File
+	userns     bool
+	noNetNS    bool
+	noPIDNS    bool
+	noCgroupNS bool
+	rootFile   *os.File
 }
 
 const usernsBase = 100000
@@ -270,6 +271,9 @@ func (h *host) start(root string, cfg *Config, o opts) *container {
 	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP)
 	if o.noNetNS {
 		flags &^= unix.CLONE_NEWNET
+	}
+	if o.noCgroupNS {
+		flags &^= unix.CLONE_NEWCGROUP
 	}
 	if o.noPIDNS {
 		flags &^= unix.CLONE_NEWPID
