@@ -36,9 +36,36 @@ func decompress(r *bufio.Reader) (io.Reader, error) {
 		return z, nil
 	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")),
 		len(head) >= 4 && head[0]&0xf0 == 0x50 && string(head[1:4]) == "\x2a\x4d\x18": // a skippable frame first
+		if w := zstdWindow(r); w > maxWindow {
+			return nil, fmt.Errorf("zstd with a window of %d MiB (--ultra or --long); thinrun takes 8: pipe the output of zstd -dc --long=31 in, with - as the source", w>>20)
+		}
 		return unzstd(r)
 	}
 	return r, nil
+}
+
+const maxWindow = 8 << 20
+
+// zstdWindow is how far back the first frame may refer, from its header (RFC 8878,
+// 3.1.1.1); 0 where that cannot be told.
+func zstdWindow(r *bufio.Reader) uint64 {
+	head, _ := r.Peek(18) // the longest header
+	if len(head) < 6 || head[0] != 0x28 {
+		return 0
+	}
+	flags := head[4]
+	if single := flags&0x20 != 0; !single {
+		base := uint64(1) << (10 + head[5]>>3)
+		return base + base/8*uint64(head[5]&7)
+	}
+	at := 5 + []int{0, 1, 2, 4}[flags&3] // after the dictionary's id
+	switch size := flags >> 6; {
+	case size == 2 && len(head) >= at+4:
+		return uint64(binary.LittleEndian.Uint32(head[at:]))
+	case size == 3 && len(head) >= at+8:
+		return binary.LittleEndian.Uint64(head[at:])
+	}
+	return 0
 }
 
 // unzstd decompresses zstd. The standard library has a decoder (internal/zstd, windows

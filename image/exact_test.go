@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -239,7 +240,7 @@ func TestTarIsExact(t *testing.T) {
 	}
 }
 
-func newZstd(t *testing.T, w io.Writer, o ...zstd.EOption) io.WriteCloser {
+func newZstd(t *testing.T, w io.Writer, o ...zstd.EOption) *zstd.Encoder {
 	t.Helper()
 	z, err := zstd.NewWriter(w, o...)
 	must(t, err)
@@ -279,6 +280,31 @@ func broken(t *testing.T, what string, data []byte) {
 		t.Errorf("%s: no error", what)
 	}
 	equal(t, "layers", layers.has(t), nil)
+}
+
+// The decoder keeps 8 MiB: what refers further back is refused before a byte is written.
+func TestZstdWindow(t *testing.T) {
+	for _, window := range []int{8 << 20, 16 << 20, 128 << 20} {
+		var b bytes.Buffer
+		w := newZstd(t, &b, zstd.WithWindowSize(window), zstd.WithSingleSegment(false))
+		_, err := w.Write(oneFile(t, strings.Repeat("x", 1<<20)))
+		must(t, err)
+		must(t, w.Flush())
+		must(t, w.Close())
+		s, layers := fixture(t)
+		_, err = s.Import(context.Background(), Import{Name: "x", Source: "-", Stdin: &b, Layers: layers, InUse: nobody})
+		if window == 8<<20 {
+			must(t, err)
+		} else if want := fmt.Sprintf("window of %d MiB", window>>20); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want an error with %q", err, want)
+		}
+	}
+	// One segment of known size is its own window.
+	data := oneFile(t, strings.Repeat("x", 20<<20))
+	whole := newZstd(t, nil, zstd.WithWindowSize(128<<20), zstd.WithSingleSegment(true)).EncodeAll(data, nil)
+	if w := zstdWindow(bufio.NewReader(bytes.NewReader(whole))); w != uint64(len(data)) {
+		t.Errorf("window %d of a single segment of %d", w, len(data))
+	}
 }
 
 // Two gzip members in a row are one stream: pigz and others write such.

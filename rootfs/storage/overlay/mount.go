@@ -114,7 +114,9 @@ func (d Driver) tryMount(lower []option, upper, work *os.File) (*os.File, error)
 			return nil, fmt.Errorf("overlay option %s=%s: %w%s", o.key, o.value, err, kernelSays(fs))
 		}
 	}
-	rest := []option{{"upperdir", fdPath(upper)}, {"workdir", fdPath(work)}}
+	// An upper directory may become a layer, which must hold its files' data itself,
+	// whatever this kernel's default is.
+	rest := []option{{"upperdir", fdPath(upper)}, {"workdir", fdPath(work)}, {"metacopy", "off"}}
 	for _, o := range rest {
 		if err := unix.FsconfigSetString(fs, o.key, o.value); err != nil {
 			if why := unfit(upper); why != "" {

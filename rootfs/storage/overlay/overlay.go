@@ -17,7 +17,6 @@
 package overlay
 
 import (
-	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -182,10 +181,14 @@ func closeAll(list []*os.File) {
 	}
 }
 
-// newID is 128 random bits: nobody has to ask whether a name is taken.
+// newID is 128 random bits: nobody has to ask whether a name is taken. Not crypto/rand,
+// whose packages initialise in every start. getrandom(2) of so few bytes neither fails
+// nor stops half-way, once the kernel's pool is ready.
 func newID() string {
 	var b [16]byte
-	rand.Read(b[:]) // never fails: crypto/rand
+	if _, err := unix.Getrandom(b[:], 0); err != nil {
+		panic("getrandom: " + err.Error())
+	}
 	return hex.EncodeToString(b[:])
 }
 

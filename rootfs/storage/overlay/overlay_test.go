@@ -55,13 +55,14 @@ func held(d Driver) func(t *testing.T) []string {
 }
 
 func suite(t *testing.T, dir func(t *testing.T) string) {
-	storagetest.Run(t, func(t *testing.T) storagetest.Fixture {
-		d := Driver{Storage: dir(t)}
-		return storagetest.Fixture{
-			Driver: d, Layers: d, Held: held(d),
-			Reopen: func(*testing.T) storage.Driver { return Driver{Storage: d.Storage} },
-		}
-	})
+	storagetest.Run(t, func(t *testing.T) storagetest.Fixture { return fixture(Driver{Storage: dir(t)}) })
+}
+
+func fixture(d Driver) storagetest.Fixture {
+	return storagetest.Fixture{
+		Driver: d, Layers: d, Held: held(d),
+		Reopen: func(*testing.T) storage.Driver { return Driver{Storage: d.Storage, UserXattr: d.UserXattr} },
+	}
 }
 
 func TestDriver(t *testing.T) { suite(t, scratch) }
@@ -102,6 +103,35 @@ func TestOnDisk(t *testing.T) {
 		n++
 		return filepath.Join(base, strconv.Itoa(n))
 	})
+}
+
+// Root of a user namespace only: overlayfs keeps its marks in user.overlay.*.
+func TestUserNamespace(t *testing.T) {
+	box.Root(t)
+	box.NativeOnly(t, "tmpfs holds user.* attributes from Linux 6.6 on")
+	const mark = "THINRUN_OVERLAY_TEST_USERNS"
+	if os.Getenv(mark) == "" {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestUserNamespace$", "-test.v")
+		cmd.Env = append(os.Environ(), mark+"=1")
+		ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS, UidMappings: ids, GidMappings: ids, Credential: &syscall.Credential{}, Pdeathsig: syscall.SIGKILL}
+		out, err := cmd.CombinedOutput()
+		if strings.Contains(string(out), "--- SKIP: TestUserNamespace") {
+			box.Lacks(t, "what the test needs in a user namespace: %s", out)
+		}
+		if err != nil || !strings.Contains(string(out), "--- PASS: TestUserNamespace") {
+			t.Errorf("in a user namespace: %v\n%s", err, out)
+		}
+		return
+	}
+	if err := unix.Setxattr(scratch(t), "user.probe", []byte("x"), 0); err != nil {
+		t.Skipf("user.* attributes on tmpfs: %v", err)
+	}
+	storagetest.Run(t, func(t *testing.T) storagetest.Fixture { return fixture(Driver{Storage: scratch(t), UserXattr: true}) })
+	// And with the attributes of the initial namespace's root: a line that says why not.
+	if _, err := (Driver{Storage: scratch(t)}).NewLayer(""); err == nil || !strings.Contains(err.Error(), "trusted.overlay") {
+		t.Errorf("%v; want an error about trusted.overlay", err)
+	}
 }
 
 // An overlay cannot carry an overlay: said at once, with nothing left.
