@@ -1,7 +1,7 @@
 // Package bundle turns a bundle's config.json into a spec that can be relied on: it
 // reads the file once, strictly, and refuses what Linux or thinrun cannot honour, by
-// its JSON path. Nothing of the spec is ignored in silence: fields_test.go classifies
-// every field of runtime-spec and fails when a new one appears.
+// its JSON path. Nothing of the spec is ignored in silence: a test of plan classifies
+// every field of runtime-spec, and fails when a new one appears.
 //
 // It looks at config.json only: whether the rootfs, a bind's source or a cgroup
 // controller is there is for plan and for the kernel to say.
