@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,6 +28,7 @@ type pkg struct {
 func build(ctx context.Context, t *tools, only []string) (packages []pkg, err error) {
 	golang := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // static, so it runs on any root
 		var errw bytes.Buffer
 		cmd.Stderr = &errw
 		out, err := cmd.Output()
@@ -119,10 +119,10 @@ func labJobs(p pkg) (jobs []job) {
 // limit is generous: a process start costs 25 ms in the lab. It is there so that a
 // hanging test costs minutes and not the day.
 func limit(p pkg) time.Duration {
-	switch path.Dir(p.path) {
-	case "tests":
+	switch {
+	case strings.HasPrefix(p.path, "tests/"):
 		return 12 * time.Minute
-	case "rootfs/storage":
+	case strings.HasPrefix(p.path, "rootfs/storage/"):
 		return 6 * time.Minute
 	}
 	return 4 * time.Minute

@@ -102,8 +102,8 @@ func removeDeadBoxes(dir string, remove func(path string)) {
 	}
 }
 
-// box turns the stage's namespaces into the place for -vm none.
-func box(job *Job) {
+// enterBox turns the stage's namespaces into the place for -vm none.
+func enterBox(job *Job) {
 	must(joinBoxCgroup(job), "cgroup of the box")
 	// What the command must see but /tmp or /run hide is cloned before they are covered
 	// and moved on top after.

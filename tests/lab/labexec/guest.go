@@ -24,9 +24,12 @@ func power(err error, what string) {
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
-// guest is pid 1 of the machine. It starts with the host's files as its root, and puts
-// a tmpfs over them.
+// guest is pid 1 of the machine. It has the host's files as its root, and puts a tmpfs
+// over them.
 func guest() {
+	if os.Args[2] == "qemu" {
+		power(reachHost(), "reach the host's files")
+	}
 	power(unix.Mount("proc", "/proc", "proc", 0, ""), "mount proc")
 	b, err := os.ReadFile(workDir + "/job.json")
 	power(err, "job")
@@ -86,7 +89,7 @@ func makeRoot(job *Job, dir string) error {
 		{mark, dir + "/dev/shm", "tmpfs", safe, "mode=1777"},
 		{"mqueue", dir + "/dev/mqueue", "mqueue", safe | unix.MS_NOEXEC, ""},
 		{mark, dir + "/run", "tmpfs", safe, "mode=0755"},
-		{disk(len(job.Disks)), dir + "/tmp", "ext4", 0, ""},
+		{disk(job, len(job.Disks)), dir + "/tmp", "ext4", 0, ""},
 		{"bpf", dir + "/sys/fs/bpf", "bpf", safe, "mode=0700"},
 	}
 	for _, s := range steps {
@@ -117,8 +120,14 @@ func makeRoot(job *Job, dir string) error {
 			return err
 		}
 	}
-	for _, d := range job.RW { // the root hostfs is read-only as a whole: one more
-		if err := show(mark, dir+d, "hostfs", 0, d); err != nil {
+	for _, d := range job.RW {
+		var err error
+		if job.VM == "uml" { // its root is read-only as a whole: one more hostfs
+			err = show(mark, dir+d, "hostfs", 0, d)
+		} else {
+			err = show(d, dir+d, "", unix.MS_BIND)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -126,7 +135,13 @@ func makeRoot(job *Job, dir string) error {
 }
 
 // disk names a block device of the machine, as its kernel does.
-func disk(i int) string { return "/dev/ubd" + string(rune('a'+i)) }
+func disk(job *Job, i int) string {
+	name := "/dev/ubd"
+	if job.VM == "qemu" {
+		name = "/dev/vd"
+	}
+	return name + string(rune('a'+i))
+}
 
 func show(source, target, fstype string, flags uintptr, data ...string) error {
 	if err := os.MkdirAll(target, 0755); err != nil {

@@ -19,21 +19,25 @@ func jobMain() {
 	power(err, "job")
 	var job Job
 	power(json.Unmarshal(b, &job), "job")
-	var tty [3]*os.File // stdout, stderr, control
-	for i := range tty {
-		tty[i], err = openTTY(fmt.Sprintf("/dev/tty%d", i+1))
-		power(err, "console")
+	var line [3]*os.File // to outer: stdout, stderr, control
+	for i := range line {
+		if job.VM == "qemu" {
+			line[i], err = openPort(fmt.Sprintf("lab%d", i+1))
+		} else {
+			line[i], err = openTTY(fmt.Sprintf("/dev/tty%d", i+1))
+		}
+		power(err, "line to the host")
 	}
 	var outputs [2]output
 	for i := range outputs {
-		outputs[i].dst = tty[i]
+		outputs[i].dst = line[i]
 		power(outputs[i].open(), "pipe")
 	}
-	code := runJob(&job, outputs[0].w, outputs[1].w, tty[2])
+	code := runJob(&job, outputs[0].w, outputs[1].w, line[2])
 	for i := range outputs {
 		outputs[i].finish()
 	}
-	fmt.Fprintf(tty[2], "exit %d %d %d\n", code, outputs[0].n, outputs[1].n)
+	fmt.Fprintf(line[2], "exit %d %d %d\n", code, outputs[0].n, outputs[1].n)
 	select {}
 }
 
@@ -49,7 +53,7 @@ func runJob(job *Job, out, errw, ctl *os.File) int {
 	}
 	var disks []string
 	for i := range job.Disks {
-		disks = append(disks, disk(i))
+		disks = append(disks, disk(job, i))
 	}
 	cmd := exec.Command(job.Args[0], job.Args[1:]...)
 	cmd.Stdout, cmd.Stderr = out, errw
@@ -58,8 +62,8 @@ func runJob(job *Job, out, errw, ctl *os.File) int {
 	return execute(cmd, errw, ctl)
 }
 
-// output passes what the command writes on to a console. The command gets a pipe, not
-// the console itself: programs ask isatty.
+// output passes what the command writes on to outer. The command gets a pipe, because
+// programs ask isatty.
 type output struct {
 	dst, r, w *os.File
 	n         int64
@@ -85,7 +89,7 @@ func (o *output) open() (err error) {
 
 func (o *output) write(b []byte) {
 	n, err := o.dst.Write(b)
-	power(err, "console")
+	power(err, "line to the host")
 	o.n += int64(n)
 }
 

@@ -2,48 +2,63 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"slices"
 )
 
-// uml writes what the machine needs below workDir and answers with its command line.
-func uml(job *Job) *exec.Cmd {
+// machine writes what the machine needs below workDir and answers with its command line.
+func machine(job *Job) *exec.Cmd {
 	must(os.MkdirAll(workDir+"/new", 0755), "mkdir")
 	must(os.MkdirAll(workDir+"/scratch", 0755), "mkdir")
-	kernel, err := os.ReadFile(job.Kernel)
-	must(err, "kernel")
-	must(os.WriteFile(workDir+"/linux", wideState(kernel), 0755), "kernel")
-	args := []string{
-		"mem=" + job.Mem, "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "init=" + job.Self,
-		// The log is the console; stdout, stderr and control are one tty each.
-		"con0=null,fd:6", "con1=null,fd:3", "con2=null,fd:4", "con3=fd:5,fd:5", "con=null", "ssl=null",
-		"uml_dir=" + workDir + "/uml", "umid=lab", "lpj=20000000", "panic=-1",
-		// Benchmarks of raid6 and xor cost 0.7 s of every boot and serve nobody here;
-		// expedited RCU makes namespaces and cgroups go fast.
-		"initcall_blacklist=raid6_select_algo,raid6_init,calibrate_xor_blocks,load_system_certificate_list,jent_mod_init",
-		"cryptomgr.notests", "rcupdate.rcu_expedited=1",
-	}
-	if !job.Verbose {
-		args = append(args, "quiet")
-	}
-	// The last disk becomes /tmp: tests want direct I/O, extended attributes and
-	// id-mapped mounts, and this kernel's tmpfs has none of them.
+	b, err := json.Marshal(job)
+	must(err, "job")
+	must(os.WriteFile(workDir+"/job.json", b, 0600), "job")
+	var disks []string
 	for i, size := range append(slices.Clone(job.Disks), "16G") {
 		n, err := parseSize(size)
 		must(err, "disk")
-		disk := fmt.Sprintf("%s/disk%d", workDir, i)
-		must(os.WriteFile(disk, nil, 0600), "disk")
-		must(os.Truncate(disk, n), "disk of "+size)
-		args = append(args, fmt.Sprintf("ubd%d=%s", i, disk))
-		if i == len(job.Disks) {
-			mkfs := exec.Command("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", disk)
-			mkfs.Stderr = os.Stderr
-			must(mkfs.Run(), "mkfs.ext4 (package e2fsprogs)")
-		}
+		disks = append(disks, fmt.Sprintf("%s/disk%d", workDir, i))
+		must(os.WriteFile(disks[i], nil, 0600), "disk")
+		must(os.Truncate(disks[i], n), "disk of "+size)
 	}
-	cmd := exec.Command(workDir+"/linux", append(args, "--", "__guest")...)
+	// The last disk becomes /tmp: tests want direct I/O, extended attributes and id-mapped
+	// mounts, and tmpfs of Linux 6.1 has none of them.
+	mkfs := exec.Command("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", disks[len(job.Disks)])
+	mkfs.Stderr = os.Stderr
+	must(mkfs.Run(), "mkfs.ext4 (package e2fsprogs)")
+	if job.VM == "qemu" {
+		return qemu(job, disks)
+	}
+	return uml(job, disks)
+}
+
+// bootParameters are for both kernels. Benchmarks of raid6 and xor cost 0.7 s of every
+// boot and serve nobody here; expedited RCU makes namespaces and cgroups go fast.
+func bootParameters(job *Job) []string {
+	args := []string{"panic=-1", "cryptomgr.notests", "rcupdate.rcu_expedited=1",
+		"initcall_blacklist=raid6_select_algo,raid6_init,calibrate_xor_blocks,load_system_certificate_list,jent_mod_init"}
+	if !job.Verbose {
+		args = append(args, "quiet")
+	}
+	return args
+}
+
+func uml(job *Job, disks []string) *exec.Cmd {
+	kernel, err := os.ReadFile(job.Kernel)
+	must(err, "kernel")
+	must(os.WriteFile(workDir+"/linux", wideState(kernel), 0755), "kernel")
+	args := append(bootParameters(job),
+		"mem="+job.Mem, "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "init="+job.Self,
+		// The log is the console; stdout, stderr and control are one tty each.
+		"con0=null,fd:6", "con1=null,fd:3", "con2=null,fd:4", "con3=fd:5,fd:5", "con=null", "ssl=null",
+		"uml_dir="+workDir+"/uml", "umid=lab", "lpj=20000000")
+	for i, disk := range disks {
+		args = append(args, fmt.Sprintf("ubd%d=%s", i, disk))
+	}
+	cmd := exec.Command(workDir+"/linux", append(args, "--", "__guest", "uml")...)
 	cmd.Env = []string{"TMPDIR=" + workDir, "HOME=/"} // the machine's memory is a file there
 	return cmd
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"thinrun/tests/box"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -21,15 +23,35 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// hasQemu tells whether its kernel is set up. The tests that come with the repository
+// do not need it, so this is not an error.
+func hasQemu() bool {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(filepath.Join(cache, "thinrun-lab", "qemu", "linux"))
+	return err == nil
+}
+
+func TestQemuIsSetUp(t *testing.T) {
+	box.NativeOnly(t, "no machine inside the machine")
+	if !hasQemu() {
+		t.Skip("tests/lab/kernels.sh qemu was not run: -vm qemu is not tested")
+	}
+}
+
 // places runs a test once in each place that can be had here.
 func places(t *testing.T, test func(t *testing.T, vm string)) {
-	for _, vm := range []string{"uml", "none"} {
+	vms := []string{"none", "uml"}
+	if hasQemu() {
+		vms = append(vms, "qemu")
+	}
+	for _, vm := range vms {
 		t.Run(vm, func(t *testing.T) {
-			if os.Geteuid() != 0 {
-				t.Skip("needs root")
-			}
-			if vm == "uml" && os.Getenv("LAB") == "1" {
-				t.Skip("native only: no machine inside the machine")
+			box.Root(t)
+			if vm != "none" {
+				box.NativeOnly(t, "no machine inside the machine")
 			}
 			t.Parallel()
 			test(t, vm)
@@ -68,7 +90,7 @@ func TestExitCodeIsTheCommands(t *testing.T) {
 			{"killed", []string{"sh", "-c", "kill -9 $$"}, 128 + 9},
 			{"no such command", []string{"no-such-command"}, 127},
 			{"not executable", []string{"/etc/passwd"}, 126},
-			{"timeout", []string{"-timeout", "3s", "sleep", "1000"}, 124},
+			{"timeout", []string{"-timeout", "5s", "sleep", "1000"}, 124},
 			{"bad size", []string{"-disk", "4X", "true"}, exitBroken},
 			{"bad hierarchy", []string{"-cgroup", "v3", "true"}, exitBroken},
 			{"no command", nil, exitBroken},
@@ -224,12 +246,8 @@ func TestMachineHasWhatTestsNeed(t *testing.T) {
 		{"hybrid", "tmpfs /sys/fs/cgroup\ncgroup /sys/fs/cgroup/memory\ncgroup2 /sys/fs/cgroup/unified\n"},
 	} {
 		t.Run(c.mode, func(t *testing.T) {
-			if os.Geteuid() != 0 {
-				t.Skip("needs root")
-			}
-			if os.Getenv("LAB") == "1" {
-				t.Skip("native only: no machine inside the machine")
-			}
+			box.Root(t)
+			box.NativeOnly(t, "no machine inside the machine")
 			t.Parallel()
 			out, errw, code := result(t, labexec("uml", "-cgroup", c.mode, "-disk", "1G", "-disk", "2G", "sh", "-ec", `
 				while read _ dir type _; do case $dir in /sys/fs/cgroup|*/memory|*/unified) echo $type $dir;; esac; done < /proc/mounts
@@ -246,9 +264,7 @@ func TestMachineHasWhatTestsNeed(t *testing.T) {
 // TestBoxLeavesNothingOnTheHost kills labexec too: then the next one takes away what
 // that left.
 func TestBoxLeavesNothingOnTheHost(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	box.Root(t)
 	tmp := t.TempDir()
 	cmd := labexec("none", "sh", "-c", `
 		touch /tmp/mine

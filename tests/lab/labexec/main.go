@@ -7,6 +7,7 @@
 // The place is one of
 //
 //	-vm uml   User-Mode Linux: a kernel that is an ordinary process; has dm-thin
+//	-vm qemu  Debian's kernel on emulated processors: several, and ten times slower
 //	-vm none  this kernel, boxed: own mounts, processes, network and cgroup
 //
 // Host files are read-only there; /tmp and /run are fresh. Nothing outlives labexec,
@@ -30,10 +31,11 @@ import (
 
 // Job is what the faces tell each other, as JSON.
 type Job struct {
-	VM      string   // uml, none
+	VM      string   // uml, qemu, none
 	Kernel  string   // the kernel's file
 	Modules string   // its directory of modules, with modules.dep
 	Mem     string   // 2G
+	CPUs    int      // qemu only
 	Disks   []string // sizes of scratch disks
 	Cgroup  string   // v2, v1, hybrid
 	RW      []string // host directories that stay writable

@@ -48,9 +48,10 @@ func parse(args []string) (*Job, time.Duration, error) {
 		fmt.Fprintln(fl.Output(), "usage: labexec [flags] command [args...]")
 		fl.PrintDefaults()
 	}
-	fl.StringVar(&job.VM, "vm", "uml", "where: uml, or none for this kernel, boxed")
+	fl.StringVar(&job.VM, "vm", "uml", "where: uml, qemu, or none for this kernel, boxed")
 	kernel := fl.String("kernel", "", "directory with the kernel \"linux\" and its \"modules\" (default: what kernels.sh set up)")
 	fl.StringVar(&job.Mem, "mem", "2G", "memory of the machine")
+	fl.IntVar(&job.CPUs, "cpus", 2, "processors of the machine (qemu only)")
 	fl.Var((*list)(&job.Disks), "disk", "size of a scratch disk, such as 4G; $LAB_DISKS names the devices (repeatable)")
 	fl.StringVar(&job.Cgroup, "cgroup", "v2", "hierarchies of the machine: v2, v1 or hybrid")
 	fl.Var((*list)(&job.RW), "rw", "host directory that stays writable (repeatable)")
@@ -77,22 +78,22 @@ func (job *Job) complete(kernel string) (err error) {
 	}
 	switch job.VM {
 	case "none":
-	case "uml":
+	case "uml", "qemu":
 		if kernel == "" {
 			cache, err := os.UserCacheDir()
 			if err != nil {
 				return err
 			}
-			kernel = filepath.Join(cache, "thinrun-lab", "uml")
+			kernel = filepath.Join(cache, "thinrun-lab", job.VM)
 		}
 		if job.Kernel, err = filepath.EvalSymlinks(filepath.Join(kernel, "linux")); err != nil {
-			return fmt.Errorf("no kernel: %w (tests/lab/kernels.sh puts it there)", err)
+			return fmt.Errorf("no kernel: %w (tests/lab/kernels.sh %s)", err, job.VM)
 		}
 		if job.Modules, err = filepath.EvalSymlinks(filepath.Join(kernel, "modules")); err != nil {
-			return fmt.Errorf("no modules: %w (tests/lab/kernels.sh puts them there)", err)
+			return fmt.Errorf("no modules: %w (tests/lab/kernels.sh %s)", err, job.VM)
 		}
 	default:
-		return fmt.Errorf("-vm %q: want uml or none", job.VM)
+		return fmt.Errorf("-vm %q: want uml, qemu or none", job.VM)
 	}
 	if !slices.Contains([]string{"v1", "v2", "hybrid"}, job.Cgroup) {
 		return fmt.Errorf("-cgroup %q: want v2, v1 or hybrid", job.Cgroup)
@@ -207,24 +208,38 @@ func (t *tail) Write(p []byte) (int, error) {
 // channels are the pipes between outer and the other faces.
 type channels struct{ job, out, err, log, ctl [2]*os.File } // [0] is ours
 
-func openChannels() (ch channels, err error) {
-	for _, p := range []*[2]*os.File{&ch.out, &ch.err, &ch.log} {
-		if p[0], p[1], err = os.Pipe(); err != nil {
+func openChannels(vm string) (ch channels, err error) {
+	stream := pipe
+	if vm == "qemu" { // it drops what does not fit into a pipe
+		stream = socket
+	}
+	for _, c := range []struct {
+		ends *[2]*os.File
+		make func() ([2]*os.File, error)
+	}{{&ch.out, stream}, {&ch.err, stream}, {&ch.log, pipe}, {&ch.job, pipe}, {&ch.ctl, socket}} {
+		if *c.ends, err = c.make(); err != nil {
 			return ch, err
 		}
 	}
-	if ch.job[1], ch.job[0], err = os.Pipe(); err != nil {
-		return ch, err
-	}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return ch, err
-	}
-	if err := unix.SetNonblock(fds[1], false); err != nil { // the kernel's console reads it
-		return ch, err
-	}
-	ch.ctl[0], ch.ctl[1] = os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control")
+	ch.job[0], ch.job[1] = ch.job[1], ch.job[0] // the only one that we write
 	return ch, nil
+}
+
+func pipe() (ends [2]*os.File, err error) {
+	ends[0], ends[1], err = os.Pipe()
+	return ends, err
+}
+
+// socket is a socketpair. Our end does not block; the other is a machine's device.
+func socket() (ends [2]*os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return ends, err
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return ends, err
+	}
+	return [2]*os.File{os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket")}, nil
 }
 
 // run starts the stage and returns the command's exit code.
@@ -236,7 +251,7 @@ func run(job *Job, timeout time.Duration) (int, error) {
 			return 0, err
 		}
 	}
-	ch, err := openChannels()
+	ch, err := openChannels(job.VM)
 	if err != nil {
 		return 0, err
 	}

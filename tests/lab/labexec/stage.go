@@ -31,17 +31,14 @@ func stage() {
 	must(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), "make mounts private")
 	switch job.VM {
 	case "none":
-		box(&job)
+		enterBox(&job)
 		fmt.Fprintf(ctl, "exit %d 0 0\n", boxed(&job, out, errw, ctl))
-	case "uml":
+	default:
 		must(unix.Mount(mark, workDir, "tmpfs", 0, "mode=0755,size=100%"), "tmpfs on "+workDir)
 		must(readOnly(append(job.RW, workDir)), "make the host's files read-only")
 		must(unix.Mount("proc", "/proc", "proc", 0, ""), "mount proc")
-		cmd := uml(&job)
-		b, err := json.Marshal(job)
-		must(err, "job")
-		must(os.WriteFile(workDir+"/job.json", b, 0600), "job")
-		cmd.ExtraFiles = []*os.File{out, errw, ctl, log} // 3 to 6 of the kernel
+		cmd := machine(&job)
+		cmd.ExtraFiles = []*os.File{out, errw, ctl, log} // 3 to 6 of the machine
 		cmd.Stdout, cmd.Stderr = log, log
 		must(cmd.Run(), cmd.Path) // silence on the control channel makes outer show the log
 	}
