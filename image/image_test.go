@@ -104,6 +104,12 @@ func TestReplace(t *testing.T) {
 	if !errors.Is(err, ErrInUse) || calls != 2 {
 		t.Errorf("%v after %d questions; want ErrInUse after 2", err, calls)
 	}
+	_, err = s.Import(context.Background(), Import{
+		Name: "x", Source: "-", Stdin: bytes.NewReader(oneFile(t, "new")), Driver: "other", Layers: layers, InUse: nobody,
+	})
+	if err == nil || !strings.Contains(err.Error(), "kept by the plain driver") {
+		t.Errorf("%v; want a refusal: the layers are another driver's", err)
+	}
 	equal(t, "layers", layers.has(t), []string{"layer1"})
 	img, err := importTar(t, s, layers, "x", "new", nobody)
 	must(t, err)

@@ -42,7 +42,7 @@ func (s *Store) Import(ctx context.Context, im Import) (*Image, error) {
 	}
 	defer src.close()
 	if old, err := s.Get(name); err == nil { // now, and again before it counts
-		if err := refuseUsed(old, im.InUse); err != nil {
+		if err := im.mayReplace(old); err != nil {
 			return nil, err
 		}
 	}
@@ -86,6 +86,14 @@ func (s *Store) Import(ctx context.Context, im Import) (*Image, error) {
 	return img, err
 }
 
+// mayReplace: Layers removes the old image's layers, so they must be its own.
+func (im *Import) mayReplace(old *Image) error {
+	if old.Driver != im.Driver {
+		return fmt.Errorf("image %s exists, kept by the %s driver and not by %s: remove it first", old.Name, old.Driver, im.Driver)
+	}
+	return refuseUsed(old, im.InUse)
+}
+
 // enter writes the record, in the place of an older one that nobody uses; it returns
 // that.
 func (s *Store) enter(img *Image, im Import) (*Image, error) {
@@ -96,7 +104,7 @@ func (s *Store) enter(img *Image, im Import) (*Image, error) {
 	defer unlock()
 	old, err := s.Get(img.Name)
 	if err == nil {
-		err = refuseUsed(old, im.InUse)
+		err = im.mayReplace(old)
 	} else if errors.Is(err, ErrNotFound) {
 		old, err = nil, nil
 	}
