@@ -92,7 +92,10 @@ func (d *Driver) claimText(c *claim, o owner) []byte {
 		state = filepath.Join(d.opts.StateRoot, o.container)
 		node = inode(state)
 	}
-	pid, start := os.Getpid(), startTime(os.Getpid())
+	pid, start := 0, uint64(0)
+	if node == 0 {
+		pid, start = os.Getpid(), startTime(os.Getpid())
+	}
 	return lines("what", o.what, "container", o.container, "key", c.key, "bytes", o.bytes,
 		"state", state, "stateInode", node, "pid", pid, "start", start, "boot", bootID())
 }

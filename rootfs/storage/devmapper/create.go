@@ -285,9 +285,11 @@ func (p *pool) takeDown() error {
 			}
 		}
 	}
+	p.step("remove pool")
 	if err := p.removeDevice(p.name()); err != nil {
 		return err
 	}
+	p.step("wait for loop devices")
 	for _, b := range []backing{p.meta, p.data} {
 		if b.ours {
 			if err := p.waitLoops(b.path); err != nil {
@@ -333,6 +335,7 @@ func (p *pool) waitLoops(path string) error {
 func (p *pool) forget() error {
 	for _, b := range []backing{p.data, p.meta} {
 		if b.ours {
+			p.step("remove file")
 			if err := os.Remove(b.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return p.fail("%w", err)
 			}
@@ -353,6 +356,7 @@ func (p *pool) forget() error {
 			return p.fail("%w", err)
 		}
 	}
+	p.step("remove record")
 	if err := removeDurable(p.recordPath()); err != nil {
 		return p.fail("%w", err)
 	}

@@ -19,6 +19,12 @@ func (d *Driver) Destroy() error {
 		if err := p.unused(); err != nil {
 			return err
 		}
+		// From here on it is a half-made pool, for whoever finds it if we are killed.
+		p.ready = false
+		p.step("record end")
+		if err := writeDurable(p.recordPath(), p.encode()); err != nil {
+			return p.fail("%w", err)
+		}
 	}
 	if err := p.settle(); err != nil {
 		return err

@@ -11,8 +11,6 @@ import (
 	"thinrun/rootfs/storage/storagetest"
 )
 
-func TestMain(m *testing.M) { storagetest.Main(m) }
-
 // needKernel: these tests make pools, so they run in the lab's kernel.
 func needKernel(t *testing.T) {
 	t.Helper()

@@ -211,6 +211,7 @@ func (p *pool) collect(thins []thinmeta.Thin) (c Collected, err error) {
 // thins lists the pool's thin devices, through a metadata snapshot, which stays as it is
 // while containers write. The caller holds the lock alone: a pool has one such snapshot.
 func (p *pool) thins() (list []thinmeta.Thin, err error) {
+	p.step("reserve metadata snapshot")
 	err = p.message("reserve_metadata_snap")
 	if errors.Is(err, unix.EBUSY) { // a killed process had it
 		if err = p.message("release_metadata_snap"); err == nil {
@@ -221,7 +222,7 @@ func (p *pool) thins() (list []thinmeta.Thin, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, p.message("release_metadata_snap")) }()
-	p.step("metadata snapshot")
+	p.step("read metadata snapshot")
 	r, err := p.metadata()
 	if err != nil {
 		return nil, err

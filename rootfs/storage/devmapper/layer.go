@@ -153,7 +153,7 @@ func (d *Driver) NewLayer(parent string) (storage.Layer, error) {
 		if err != nil {
 			return err
 		}
-		if l.mnt, err = p.mount(dev); err != nil {
+		if l.mnt, err = p.mount(dev, false); err != nil {
 			return err
 		}
 		l.root, err = openRoot(l.mnt)

@@ -16,7 +16,11 @@ import (
 // mount makes a detached mount of the ext4 on a thin device: it is in no mount table and
 // goes with its last descriptor. No discard option: it would burden every commit, and
 // the blocks of a removed container come back when its id is deleted.
-func (p *pool) mount(dev dm.Device) (*os.File, error) {
+//
+// thrownAway: no flush to the disk for an fsync inside. A container's disk does not outlive
+// the boot that made it (its claim does not), so there is no power cut after which anybody
+// reads it, and fsync costs a third (STORAGE 3.13).
+func (p *pool) mount(dev dm.Device, thrownAway bool) (*os.File, error) {
 	path, err := p.nodes.Path(dev.Node(), devnode.Block, dev.Major, dev.Minor)
 	if err != nil {
 		return nil, p.fail("%w", err)
@@ -26,7 +30,11 @@ func (p *pool) mount(dev dm.Device) (*os.File, error) {
 		return nil, p.fail("fsopen ext4: %w", err)
 	}
 	defer unix.Close(fsfd)
-	if err = unix.FsconfigSetString(fsfd, "source", path); err == nil {
+	err = unix.FsconfigSetString(fsfd, "source", path)
+	if err == nil && thrownAway {
+		err = unix.FsconfigSetFlag(fsfd, "nobarrier")
+	}
+	if err == nil {
 		err = unix.FsconfigCreate(fsfd)
 	}
 	if err != nil {

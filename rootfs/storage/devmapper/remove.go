@@ -17,10 +17,8 @@ func (d *Driver) Remove(c storage.Claim) error {
 	if c.Driver != Name {
 		return fmt.Errorf("claim of driver %q is not for %s", c.Driver, Name)
 	}
-	if held, _, err := d.hold(c); held == nil {
-		return err // given back already: not worth activating a pool for
-	} else {
-		held.Close()
+	if !exists(d.claimPath(c.ThinID)) && !exists(d.openPath(c.ThinID)) {
+		return nil // given back already: not worth activating a pool for
 	}
 	p, err := d.enter()
 	if errors.Is(err, ErrNoPool) {
@@ -30,7 +28,7 @@ func (d *Driver) Remove(c storage.Claim) error {
 		return err
 	}
 	defer p.leave()
-	// Under the pool's lock again: activation may have collected it. The flock keeps a
+	// Under the pool's lock, because activation may have collected it. The flock keeps a
 	// second Remove from deleting the id after this one has let it go.
 	held, r, err := d.hold(c)
 	if held == nil {

@@ -46,7 +46,7 @@ func (d *Driver) Prepare(req storage.Request, save func(storage.Claim) error) (s
 		return src, err
 	}
 	d.step("mount")
-	mnt, err := p.mount(dev)
+	mnt, err := p.mount(dev, true)
 	if err != nil {
 		return src, err
 	}

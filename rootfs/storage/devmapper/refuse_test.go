@@ -1,0 +1,552 @@
+package devmapper
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage"
+	"thinrun/rootfs/storage/devmapper/devnode"
+	"thinrun/rootfs/storage/devmapper/dm"
+	"thinrun/rootfs/storage/devmapper/loop"
+)
+
+func try(d *Driver, layer string) error {
+	var c storage.Claim
+	src, err := d.Prepare(storage.Request{ContainerID: "c9", Image: "i", Layer: layer}, func(claim storage.Claim) error { c = claim; return nil })
+	if err != nil {
+		if c.Driver != "" {
+			return errors.Join(fmt.Errorf("refused after the claim was saved"), err)
+		}
+		return err
+	}
+	return errors.Join(src.Mount.Close(), d.Remove(c))
+}
+
+// patch changes the superblock of a pool that is not active, checksum included.
+func patch(t *testing.T, d *Driver, change func(b []byte)) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(d.dir, "meta"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 4096)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	change(b)
+	binary.LittleEndian.PutUint32(b, ^crc32.Checksum(b[4:], crc32.MakeTable(crc32.Castagnoli))^160774)
+	if _, err := f.WriteAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRefusedByName: a pool that is not well gives one line that names what it has, and
+// nothing is changed.
+func TestRefusedByName(t *testing.T) {
+	le := binary.LittleEndian
+	for _, test := range []struct {
+		name string
+		harm func(b []byte)
+		want error
+		text string
+		live bool // the pool activates all the same
+	}{
+		{"needs check", func(b []byte) { b[4] |= 1 }, ErrNeedsCheck, "thin_check", false},
+		{"foreign", func(b []byte) { le.PutUint64(b[48:], 42) }, ErrForeign, "fingerprint is 000000000000002a, the record says", false},
+		{"worn out", func(b []byte) { le.PutUint32(b[44:], clockLimit) }, ErrWornOut, "16711680 snapshots", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := fresh(t, Options{})
+			layer := image(t, d)
+			deactivate(t, d)
+			var saved []byte
+			patch(t, d, func(b []byte) { saved = append([]byte(nil), b...); test.harm(b) })
+			defer func() { deactivate(t, d); patch(t, d, func(b []byte) { copy(b, saved) }) }()
+			before := sums(t, d)
+			s, err := d.Status()
+			if err != nil || !strings.Contains(s.Problem, test.want.Error()) {
+				t.Errorf("status says %q, %v; want %q", s.Problem, err, test.want)
+			}
+			err = try(d, layer)
+			oneLine(t, err, test.want, test.text)
+			if _, err := d.NewLayer(layer); !errors.Is(err, test.want) {
+				t.Errorf("a layer: %v, want %v", err, test.want)
+			}
+			if !test.live {
+				if after := sums(t, d); after != before {
+					t.Error("the refused pool's files have changed")
+				}
+				same(t, "devices", nil, devices(t, d))
+			} else if s, err := d.Status(); err != nil || !s.Active || s.Clock != clockLimit || !strings.Contains(s.Problem, test.want.Error()) {
+				t.Errorf("status %+v, %v", s, err)
+			}
+		})
+	}
+}
+
+func sums(t *testing.T, d *Driver) [2]uint32 {
+	t.Helper()
+	var s [2]uint32
+	for i, name := range []string{"meta", "data"} {
+		b, err := os.ReadFile(filepath.Join(d.dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s[i] = crc32.ChecksumIEEE(b)
+	}
+	return s
+}
+
+func oneLine(t *testing.T, err, want error, text string) {
+	t.Helper()
+	if !errors.Is(err, want) || !strings.Contains(err.Error(), text) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v\nwant one line with %q, and with %q", err, want, text)
+	}
+}
+
+// TestTruncatedFile: active or not, a pool file that has become shorter is named, and
+// nothing is read from it or written to it.
+func TestTruncatedFile(t *testing.T) {
+	for _, name := range []string{"data", "meta"} {
+		for _, active := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s active %v", name, active), func(t *testing.T) {
+				d := fresh(t, Options{})
+				layer := image(t, d)
+				path := filepath.Join(d.dir, name)
+				st, err := os.Stat(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !active {
+					deactivate(t, d)
+				}
+				if err := os.Truncate(path, st.Size()-4096); err != nil {
+					t.Fatal(err)
+				}
+				before := sums(t, d)
+				oneLine(t, try(d, layer), ErrTruncated, path+" has")
+				oneLine(t, try(d, layer), ErrTruncated, "put the whole file back")
+				if s, err := d.Status(); err != nil || !strings.Contains(s.Problem, ErrTruncated.Error()) {
+					t.Errorf("status says %q, %v", s.Problem, err)
+				}
+				if sums(t, d) != before {
+					t.Error("the files have changed")
+				}
+				if !active {
+					same(t, "devices", nil, devices(t, d))
+				}
+				if err := os.Truncate(path, st.Size()); err != nil { // its last block was never used
+					t.Fatal(err)
+				}
+				if err := try(d, layer); err != nil {
+					t.Errorf("with the file put back: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// TestReadOnly: the kernel makes a pool read-only when a metadata write fails; here by its
+// table.
+func TestReadOnly(t *testing.T) {
+	d := fresh(t, Options{})
+	layer := image(t, d)
+	src, c := prepared(t, d, layer)
+	p, err := d.enterAlone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, targets, err := p.ctl.Table(p.name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	reload := func(target dm.Target) {
+		t.Helper()
+		if _, err := p.ctl.Load(p.name(), target); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.ctl.Suspend(p.name(), dm.NoFlush); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.ctl.Resume(p.name()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ro := targets[0]
+	ro.Params = strings.Replace(ro.Params, "2 error_if_no_space", "3 read_only error_if_no_space", 1)
+	ro.Params = strings.Replace(ro.Params, "2 no_discard_passdown error_if_no_space", "3 read_only no_discard_passdown error_if_no_space", 1)
+	reload(ro)
+	p.leave()
+	oneLine(t, try(d, layer), ErrReadOnly, "the kernel's log")
+	src.Mount.Close()
+	oneLine(t, d.Remove(c), ErrReadOnly, "pool ")
+	if !exists(d.claimPath(c.ThinID)) {
+		t.Error("the claim went before its id")
+	}
+	oneLine(t, d.RemoveLayer(layer), ErrReadOnly, "")
+	if !exists(d.layerPath(mustID(t, layer))) {
+		t.Error("the layer's record went before its id")
+	}
+	p, err = d.enterAlone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reload(targets[0])
+	p.leave()
+	if err := try(d, layer); err != nil {
+		t.Errorf("writable again: %v", err)
+	}
+}
+
+// TestFull: a container that overruns the pool gets an error, the others go on with the
+// blocks they have, nothing new starts, and after its removal all is well.
+func TestFull(t *testing.T) {
+	o := small()
+	o.MaxBytes = o.DataBytes
+	d := fresh(t, Options{Pool: o})
+	layer := image(t, d)
+	other, _ := prepared(t, d, layer)
+	if err := writeSync(other.Mount, "mine", make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	var c storage.Claim
+	src, err := d.Prepare(storage.Request{ContainerID: "hog", Image: "i", Layer: layer}, func(claim storage.Claim) error { c = claim; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeSync(src.Mount, "hog", make([]byte, 256<<20)); err == nil {
+		t.Error("256 MiB fit into a pool of 192")
+	}
+	if err := writeSync(other.Mount, "mine", make([]byte, 1<<20)); err != nil {
+		t.Errorf("another container cannot write where it had written: %v", err)
+	}
+	oneLine(t, try(d, layer), ErrFull, "0 bytes of 192.0 MiB free")
+	if _, err := d.NewLayer(""); !errors.Is(err, ErrFull) {
+		t.Errorf("a layer: %v, want %v", err, ErrFull)
+	}
+	src.Mount.Close()
+	if err := d.Remove(c); err != nil {
+		t.Fatal(err)
+	}
+	if err := try(d, layer); err != nil {
+		t.Errorf("after its removal: %v", err)
+	}
+}
+
+func writeSync(mnt *os.File, name string, content []byte) error {
+	fd, err := unix.Openat(int(mnt.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// TestGrows: files of ours grow before the pool is full, while a container writes.
+func TestGrows(t *testing.T) {
+	o := small()
+	o.DataBytes, o.LowWater = 96*mib, 40*mib
+	d := fresh(t, Options{Pool: o})
+	layer := image(t, d)
+	src, _ := prepared(t, d, layer)
+	if err := writeSync(src.Mount, "f", make([]byte, 60<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := try(d, layer); err != nil {
+		t.Fatal(err)
+	}
+	s, err := d.Status()
+	if err != nil || s.Data.TotalBytes <= 96*mib || s.Problem != "" {
+		t.Errorf("the pool has not grown: %+v, %v", s, err)
+	}
+	if err := writeSync(src.Mount, "g", make([]byte, 60<<20)); err != nil {
+		t.Errorf("the space is not there: %v", err)
+	}
+	src.Mount.Close()
+	deactivate(t, d) // the record must agree with the files
+	if err := try(d, layer); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFullDisk: where the files do not fit nothing is left of the attempt.
+func TestFullDisk(t *testing.T) {
+	d := fresh(t, Options{})
+	o := small()
+	o.DataBytes = 1 << 50
+	err := d.CreatePool(o)
+	oneLine(t, err, unix.ENOSPC, "free")
+	destroyed(t, d)
+}
+
+// TestHeldOpen: what cannot be removed is named, and can be removed later.
+func TestHeldOpen(t *testing.T) {
+	d := fresh(t, Options{})
+	layer := image(t, d)
+	src, c := prepared(t, d, layer)
+	oneLine(t, d.Remove(c), unix.EBUSY, c.Device+" ("+src.Device+") is held open by 1 others")
+	if got := held(t, d); len(got) != 5 { // layer and its id; the container's id, device and claim
+		t.Errorf("held %q", got)
+	}
+	src.Mount.Close()
+	if err := d.Remove(c); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestBiggerRoot: --rootfs-size.
+func TestBiggerRoot(t *testing.T) {
+	d := fresh(t, Options{})
+	layer := image(t, d)
+	var c storage.Claim
+	save := func(claim storage.Claim) error { c = claim; return nil }
+	src, err := d.Prepare(storage.Request{ContainerID: "big", Image: "i", Layer: layer, SizeBytes: 3 << 30}, save)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(src.Mount.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	if got := st.Blocks * uint64(st.Bsize); got < 2900<<20 {
+		t.Errorf("the file system has %s, want 3 GiB less its own", size(got))
+	}
+	src.Mount.Close()
+	if err := d.Remove(c); err != nil {
+		t.Error(err)
+	}
+	_, err = d.Prepare(storage.Request{ContainerID: "small", Image: "web", Layer: layer, SizeBytes: 1 << 20}, save)
+	if err == nil || !strings.Contains(err.Error(), `a root of 1.0 MiB is smaller than image "web"`) {
+		t.Errorf("a smaller root: %v", err)
+	}
+}
+
+// TestDevices: given block devices instead of files; a device with something on it is
+// refused, and destroy leaves the devices alone but for the superblock.
+func TestDevices(t *testing.T) {
+	needKernel(t)
+	var nodes devnode.Nodes
+	t.Cleanup(func() { nodes.Close() }) // after the pools' own clean-ups
+	dir := t.TempDir()
+	var paths []string
+	var files []*os.File
+	for _, name := range []string{"a", "b"} {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		if err := f.Truncate(128 << 20); err != nil {
+			t.Fatal(err)
+		}
+		dev, err := loop.Attach(&nodes, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { dev.Close() })
+		paths, files = append(paths, dev.File.Name()), append(files, dev.File)
+	}
+	o := PoolOptions{DataDevice: paths[0], MetadataDevice: paths[1], BaseBytes: 1 << 30}
+	if _, err := files[0].WriteAt([]byte("precious"), 1000); err != nil {
+		t.Fatal(err)
+	}
+	d := fresh(t, Options{Pool: o})
+	_, err := d.NewLayer("")
+	if err == nil || !strings.Contains(err.Error(), paths[0]+" is not blank") {
+		t.Errorf("a device with data: %v", err)
+	}
+	if _, err := files[0].WriteAt(make([]byte, 8), 1000); err != nil {
+		t.Fatal(err)
+	}
+	layer := image(t, d)
+	if err := try(d, layer); err != nil {
+		t.Fatal(err)
+	}
+	s, err := d.Status()
+	if err != nil || s.Data.File || s.Data.Device != paths[0] || s.Data.TotalBytes != 128<<20 || s.Clock == 0 {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	deactivate(t, d)
+	if err := try(d, layer); err != nil {
+		t.Errorf("activated again: %v", err)
+	}
+	destroyed(t, d)
+	blank, err := os.OpenFile(paths[0], os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blank.Close()
+	if _, err := blank.Write(make([]byte, 1<<20)); err != nil { // destroy left the data as it was
+		t.Fatal(err)
+	}
+	image(t, fresh(t, Options{Pool: o}))
+}
+
+// TestReturnSpace: with a sparse data file a removed container's blocks go back to the
+// host.
+func TestReturnSpace(t *testing.T) {
+	o := small()
+	o.ReturnSpace = true
+	d := fresh(t, Options{Pool: o})
+	layer := image(t, d)
+	used := func() int64 {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(d.dir, "data"), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Blocks * 512
+	}
+	before := used()
+	src, c := prepared(t, d, layer)
+	if err := writeSync(src.Mount, "f", []byte(strings.Repeat("x", 50<<20))); err != nil {
+		t.Fatal(err)
+	}
+	if now := used(); now < before+40<<20 {
+		t.Errorf("50 MiB written, the file went from %d to %d bytes", before, now)
+	}
+	src.Mount.Close()
+	if err := d.Remove(c); err != nil {
+		t.Fatal(err)
+	}
+	if now := used(); now > before+10<<20 {
+		t.Errorf("after the removal the file holds %d bytes, before the container %d", now, before)
+	}
+}
+
+// TestFileSystemsAreClean: the base, a layer and a container's root, by e2fsck.
+func TestFileSystemsAreClean(t *testing.T) {
+	d := fresh(t, Options{})
+	layer := image(t, d)
+	p, err := d.enterAlone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.leave()
+	for _, id := range []string{p.base, layer} {
+		l, err := d.layer(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dev, err := p.raise(l.thin, l.bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fsck, err := exec.LookPath("e2fsck")
+		if err != nil {
+			fsck = "/usr/sbin/e2fsck"
+		}
+		if out, err := exec.Command(fsck, "-fn", dev.Node()).CombinedOutput(); err != nil {
+			t.Errorf("e2fsck of layer %s: %v\n%s", id, err, out)
+		}
+		if err := p.removeDevice(dev.Name); err != nil {
+			t.Error(err)
+		}
+	}
+	if p.kernel.dataUsed*p.blockBytes() > 16*mib {
+		t.Errorf("an empty base and a layer of one file use %s of the pool", size(p.kernel.dataUsed*p.blockBytes()))
+	}
+}
+
+// TestWithoutDev: a /dev that has none of the nodes.
+func TestWithoutDev(t *testing.T) {
+	d := fresh(t, Options{})
+	layer := image(t, d)
+	deactivate(t, d)
+	if err := unix.Mount("tmpfs", "/dev", "tmpfs", 0, ""); err != nil { // in this test's own mount namespace
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount("/dev", unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := Supported(); err != nil {
+		t.Error(err)
+	}
+	o := again(t, d)
+	if err := try(o, layer); err != nil {
+		t.Error(err)
+	}
+	if err := d.Grow(32*mib, 0); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMissingPool(t *testing.T) {
+	d, err := Open(filepath.Join(t.TempDir(), "none"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Status(); !errors.Is(err, ErrNoPool) {
+		t.Errorf("status: %v", err)
+	}
+	if _, err := d.GC(); err != nil {
+		t.Errorf("gc: %v", err)
+	}
+	if err := d.Remove(storage.Claim{Driver: Name, ThinID: 5, Device: "thinrun-x", Key: "k"}); err != nil {
+		t.Errorf("remove: %v", err)
+	}
+	if err := d.RemoveLayer("000001-00000001"); err != nil {
+		t.Errorf("remove layer: %v", err)
+	}
+	if _, err := os.Lstat(d.storage); err == nil {
+		t.Error("asking has made the directory")
+	}
+}
+
+func TestParseStatus(t *testing.T) {
+	for _, test := range []struct {
+		line string
+		want kernelStatus
+		bad  bool
+	}{
+		{line: "1 1649/16384 0/16384 - rw discard_passdown queue_if_no_space - 1024",
+			want: kernelStatus{1, 1649, 16384, 0, 16384, "-", "rw", false, true}},
+		{line: "18446744073709551615 1/2 3/4 783 out_of_data_space no_discard_passdown error_if_no_space - 0",
+			want: kernelStatus{1<<64 - 1, 1, 2, 3, 4, "783", "out_of_data_space", false, false}},
+		{line: "0 1/2 3/4 - ro no_discard_passdown error_if_no_space needs_check 0",
+			want: kernelStatus{0, 1, 2, 3, 4, "-", "ro", true, false}},
+		{line: "Fail", want: kernelStatus{mode: "Fail"}},
+		{line: "Error", want: kernelStatus{mode: "Error"}},
+		{line: "", bad: true},
+		{line: "1 2 3", bad: true},
+		{line: "x 1/2 3/4 - rw a b - 0", bad: true},
+		{line: "1 1/x 3/4 - rw a b - 0", bad: true},
+		{line: "1 1/2 3 - rw a b - 0", bad: true},
+	} {
+		got, err := parseStatus(test.line)
+		if (err != nil) != test.bad || !test.bad && got != test.want {
+			t.Errorf("%q: %+v, %v; want %+v", test.line, got, err, test.want)
+		}
+	}
+}
+
+func TestRecord(t *testing.T) {
+	text := lines("name", "a \"b\"\nc", "n", uint32(7), "yes", true, "no", false, "empty", "")
+	r, err := parseRecord("r", text)
+	if err != nil || r.str("name") != "a \"b\"\nc" || r.num("n") != 7 || !r.yes("yes") || r.yes("no") || r.str("empty") != "" {
+		t.Errorf("%q reads as %q, %v", text, r, err)
+	}
+	for i := range text {
+		if _, err := parseRecord("r", text[:i]); !errors.Is(err, errCut) {
+			t.Errorf("%q: %v, want %v", text[:i], err, errCut)
+		}
+	}
+	if _, err := parseRecord("r", []byte("nonsense\nend\n")); err == nil || errors.Is(err, errCut) {
+		t.Errorf("nonsense: %v", err)
+	}
+}
