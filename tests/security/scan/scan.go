@@ -44,7 +44,10 @@ type Report struct {
 	Mounts     []Mount
 	Processes  []Process // all but ourselves
 	Unmasked   []string  // well-known dangerous files that could be opened
-	Sockets    []string  // listening abstract sockets of our network namespace
+	// WritableExes are executables of processes that came by, which could be written when
+	// those had ended; watch only.
+	WritableExes []string
+	Sockets      []string // listening abstract sockets of our network namespace
 }
 
 // FD is an open descriptor.
@@ -130,12 +133,16 @@ func Take() *Report {
 
 // watch looks at every process as fast as it can, without pause: the window in which
 // the runtime's init stage is visible is short, and it is the one we are after.
+//
+// Executables are kept open: a running one cannot be written, but thinrun's ends
+// (CVE-2019-5736). They are tried again at the end.
 func watch() *Report {
 	stop, asked := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(stop, unix.SIGTERM)
 	signal.Notify(asked, unix.SIGUSR1)
 	fmt.Println("watching")
 	seen := map[int]*Process{}
+	kept := map[file]int{}
 	for {
 		answer := false
 		select {
@@ -145,12 +152,19 @@ func watch() *Report {
 			for _, pid := range slices.Sorted(maps.Keys(seen)) {
 				r.Processes = append(r.Processes, *seen[pid])
 			}
+			for _, fd := range kept {
+				link, _ := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+				if write(fd) == nil {
+					r.WritableExes = append(r.WritableExes, link)
+				}
+			}
 			return r
 		case <-asked:
 			answer = true
 		default:
 		}
 		for _, pid := range pids() {
+			keep(kept, pid)
 			now := look(pid)
 			before, known := seen[pid]
 			if !known {
@@ -164,6 +178,44 @@ func watch() *Report {
 		}
 		reap()
 	}
+}
+
+// file is what a file is, under whatever name.
+type file struct {
+	dev, ino uint64
+	link     string // the mount counts too: one may be read-only and the other not
+}
+
+func keep(kept map[file]int, pid int) {
+	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/exe", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err == nil {
+		link, _ := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+		f := file{st.Dev, st.Ino, link}
+		if _, known := kept[f]; !known {
+			kept[f] = fd
+			return
+		}
+	}
+	unix.Close(fd)
+}
+
+// write writes the byte that is there, so that a hole costs nothing but the proof.
+func write(fd int) error {
+	var first [1]byte
+	if _, err := unix.Pread(fd, first[:], 0); err != nil {
+		return err
+	}
+	w, err := unix.Open("/proc/self/fd/"+strconv.Itoa(fd), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(w)
+	_, err = unix.Pwrite(w, first[:], 0)
+	return err
 }
 
 // add keeps the worst that was seen of a process, under the names it had then: what can
@@ -219,7 +271,6 @@ func look(pid int) Process {
 	return p
 }
 
-// tryExe writes the byte that is there, so that a hole costs nothing but the proof.
 func (p *Process) tryExe(path string) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -228,18 +279,8 @@ func (p *Process) tryExe(path string) {
 	}
 	defer unix.Close(fd)
 	p.ExeOpened = true
-	var first [1]byte
-	if _, err := unix.Pread(fd, first[:], 0); err != nil {
-		p.ExeError = err.Error()
-		return
-	}
-	w, err := unix.Open("/proc/self/fd/"+strconv.Itoa(fd), unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err == nil {
-		_, err = unix.Pwrite(w, first[:], 0)
-		unix.Close(w)
-	}
-	if err != nil {
-		p.ExeError = err.Error() // ETXTBSY is not safety: it ends with the process
+	if err := write(fd); err != nil {
+		p.ExeError = err.Error() // ETXTBSY is no safety: it ends with the process
 		return
 	}
 	p.ExeWritable = true

@@ -142,7 +142,15 @@ func TestWatchSeesWhoComesBy(t *testing.T) {
 	if line, err := lines.ReadString('\n'); line != "watching\n" {
 		t.Fatalf("got %q, %v", line, err)
 	}
-	visitor := exec.Command("/bin/sh", "-c", "read line")
+	sh, err := os.ReadFile("/bin/sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "visitor")
+	if err := os.WriteFile(name, sh, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	visitor := exec.Command(name, "-c", "read line")
 	stdin, err := visitor.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -173,7 +181,10 @@ func TestWatchSeesWhoComesBy(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := slices.IndexFunc(r.Processes, func(p Process) bool { return p.PID == visitor.Process.Pid })
-	if at < 0 || r.Processes[at].Seen == 0 || !strings.Contains(r.Processes[at].Name, "sh") {
+	if at < 0 || r.Processes[at].Seen == 0 || !strings.Contains(r.Processes[at].Name, "visitor") {
 		t.Errorf("process %d was not seen", visitor.Process.Pid)
+	}
+	if !slices.Contains(r.WritableExes, name) {
+		t.Errorf("%s has ended and was not written: %q", name, r.WritableExes)
 	}
 }
