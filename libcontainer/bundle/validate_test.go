@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -367,5 +368,32 @@ func TestLoadProcessAndResources(t *testing.T) {
 	_, err = LoadResources("-", []byte(`{"cpu":{"idle":5}}`))
 	if err == nil || err.Error() != "-: cpu.idle: 5 is neither 0 nor 1" {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestParseList(t *testing.T) {
+	for _, c := range []struct {
+		in   string
+		want []int
+	}{
+		{"", nil}, {"0", []int{0}}, {"3,1-2,2", []int{1, 2, 3}}, {" 1 , 2 - 3 ", []int{1, 2, 3}}, {"65535", []int{65535}},
+		{"62-130", func() (l []int) {
+			for n := 62; n <= 130; n++ {
+				l = append(l, n)
+			}
+			return l
+		}()},
+	} {
+		if got, err := ParseList(c.in); err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%q: got %v, %v, want %v", c.in, got, err, c.want)
+		}
+	}
+	for _, in := range []string{"-", ",", "1-", "-1", "2-1", "65536", "a", "1-2-3", "0x1", strings.Repeat("0-65535,", 10000) + "1"} {
+		if got, err := ParseList(in); err == nil {
+			t.Errorf("%.20q was read as %d numbers", in, len(got))
+		}
+	}
+	if got, err := ParseList(strings.Repeat("0-65535,", 8000) + "1"); err != nil || len(got) != 65536 {
+		t.Errorf("got %d numbers, %v", len(got), err)
 	}
 }
