@@ -1,4 +1,4 @@
-# Every target is what a reader could type. CI calls lint, test and demo.
+# Every target is what a reader could type. CI calls lint, demo and test.
 GO      ?= go
 PREFIX  ?= /usr/local
 # The tag leaves out urfave/cli's man page generator: 0.3 ms of every start.

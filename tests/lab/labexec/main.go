@@ -15,7 +15,7 @@
 //
 // The binary has four faces, each in its own file:
 //
-//	outer  what you call: flags, output, timeout, exit code
+//	outer  what you call: flags, output (stream), timeout, exit code
 //	stage  pid 1 of private namespaces on the host: read-only files, then the machine
 //	guest  pid 1 of the machine: root, modules, cgroups
 //	job    the command's parent in the machine: relays output, reports the exit code
