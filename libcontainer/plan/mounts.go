@@ -173,6 +173,9 @@ func (p *planner) idMap(at string, m *rootfs.Mount, spec *specs.Mount, o options
 			return bundle.Refuse(word, bundle.Quote(o.idMapText)+` is not of the form "uids=0-100000-65536;gids=0-100000-65536"`)
 		}
 	case uid == nil:
+		if p.noMap != nil && (p.uidMap == nil || p.gidMap == nil) {
+			return p.noMap
+		}
 		if p.uidMap == nil || p.gidMap == nil {
 			return bundle.Refuse(word, "needs uidMappings and gidMappings, here or of a user namespace in linux")
 		}

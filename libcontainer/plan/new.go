@@ -35,6 +35,7 @@ type planner struct {
 
 	newNS, joined  nsenter.Kind
 	uidMap, gidMap []nsenter.Mapping // of the container's user namespace, new or joined
+	noMap          error             // why the joined one's are not known
 }
 
 // New decides everything that create will do. spec has passed bundle.Validate.
@@ -143,7 +144,7 @@ func (p *planner) namespaces() error {
 		}
 		p.joined |= kind
 		cfg.Join = append(cfg.Join, nsenter.Join{Kind: kind, Path: ns.Path})
-		if err := p.checkJoined(bundle.Index("linux.namespaces", i), kind, ns.Path); err != nil {
+		if err := p.checkJoined(bundle.Index("linux.namespaces", i)+".path", kind, ns.Path); err != nil {
 			return err
 		}
 	}
@@ -170,7 +171,7 @@ func (p *planner) checkJoined(at string, kind nsenter.Kind, ns string) error {
 	case kind == nsenter.Network && p.facts.HostNetwork != nil && (len(p.linux.NetDevices) > 0 || p.netSysctl() != ""):
 		host, err := p.facts.HostNetwork(ns)
 		if err != nil {
-			return &bundle.Error{Path: at + ".path", What: bundle.Quote(ns), Err: err}
+			return &bundle.Error{Path: at, What: bundle.Quote(ns), Err: err}
 		}
 		if host && p.netSysctl() != "" {
 			return bundle.Refuse(bundle.Key("linux.sysctl", p.netSysctl()), "would be set for the host: the network namespace is the host's own")
@@ -202,7 +203,10 @@ func (p *planner) joinedUser(at, ns string) error {
 	}
 	uid, gid, err := p.facts.UserNSMappings(ns)
 	if err != nil {
-		return &bundle.Error{Path: at + ".path", What: bundle.Quote(ns), Err: err}
+		// A namespace that is bind-mounted can be joined, but has no maps to read. Only an
+		// id-mapped mount needs to know them.
+		p.noMap = &bundle.Error{Path: at, What: bundle.Quote(ns), Err: err}
+		return nil
 	}
 	if p.uidMap != nil && !sameMappings(p.uidMap, uid) {
 		return bundle.Refuse("linux.uidMappings", "are not those of the user namespace that is joined")

@@ -356,4 +356,19 @@ func TestJoinedUserNamespace(t *testing.T) {
 		err.Error() != "config.json: linux.gidMappings: are not those of the user namespace that is joined" {
 		t.Errorf("foreign mappings: %v", err)
 	}
+	// One that is bind-mounted tells no maps: it can be joined, and the config's are
+	// believed; without any, an id-mapped mount cannot be made.
+	facts.UserNSMappings = func(string) (uid, gid []nsenter.Mapping, err error) { return nil, nil, unix.EINVAL }
+	if _, err := New(parse(given).Spec, request(), facts); err != nil {
+		t.Errorf("unreadable, mappings given: %v", err)
+	}
+	if _, err := New(parse("").Spec, request(), facts); err == nil ||
+		err.Error() != `config.json: linux.namespaces[1].path: "/proc/7/ns/user": invalid argument` {
+		t.Errorf("unreadable, none given: %v", err)
+	}
+	b := parse("")
+	b.Spec.Mounts = nil
+	if _, err := New(b.Spec, request(), facts); err != nil {
+		t.Errorf("unreadable, and nobody needs it: %v", err)
+	}
 }
