@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"thinrun/libcontainer/bundle"
@@ -126,6 +127,13 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 	b, p, err := rt.plan(id, opt)
 	if err != nil {
 		return nil, err
+	}
+	for _, j := range p.Namespaces.Join {
+		if j.Kind == nsenter.PID {
+			if err := nsenter.Reseal(neededInEnv); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if p.Init.Process.Terminal && opt.detach && opt.ConsoleSocket == "" {
 		return nil, errors.New("cannot allocate tty if thinrun will detach without setting console socket")
@@ -338,6 +346,11 @@ func mapSources(mounts []rootfs.Mount, files []*os.File, child *nsenter.Child) e
 		}
 	}
 	return nil
+}
+
+// neededInEnv are the variables that a command reads, for nsenter.Reseal.
+func neededInEnv(name string) bool {
+	return strings.HasPrefix(name, "THINRUN_") || strings.HasPrefix(name, "LISTEN_") || name == "XDG_RUNTIME_DIR"
 }
 
 // announce tells the callers who waits for init: pid file and pidfd socket.

@@ -43,6 +43,9 @@ type ExecOptions struct {
 // Exec runs one more process in a container, with the limits, filter and labels of the
 // container. The code is its exit status when it ran in the foreground.
 func (rt *Runtime) Exec(id string, opt ExecOptions) (code int, err error) {
+	if err := nsenter.Reseal(neededInEnv); err != nil {
+		return 0, err
+	}
 	store, err := state.Open(rt.Root)
 	if err != nil {
 		return 0, err
@@ -77,13 +80,9 @@ func (rt *Runtime) Exec(id string, opt ExecOptions) (code int, err error) {
 	if opt.ConsoleSocket != "" && !(opt.Detach && p.Init.Process.Terminal) {
 		return 0, errors.New("cannot use console socket if thinrun will not detach or allocate tty")
 	}
-	var toForeground func(*os.File) error
-	fg, err := newForeground(opt.Detach, &toForeground)
-	if err != nil {
-		return 0, err
-	}
+	fg := newForeground(opt.Detach)
 	defer fg.Close()
-	child, err := rt.execStart(rec, p, opt, toForeground)
+	child, err := rt.execStart(rec, p, opt, fg.console)
 	if err != nil {
 		return 0, err
 	}

@@ -80,6 +80,7 @@ var initSteps = [...]step{
 	{"wait for start", (*initStage).gate},
 	{"startContainer hooks", (*initStage).startContainer},
 	// With no_new_privs the filter comes last: all it must allow is execve.
+	{"descriptors", (*initStage).closeFDs},
 	{"seccomp", (*initStage).seccompLast},
 	{"", (*initStage).exec},
 }
@@ -98,6 +99,7 @@ var execSteps = [...]step{
 	{"", (*initStage).findProgram},
 	{"seccomp", (*initStage).seccompNotifying},
 	{"ready", (*initStage).ready},
+	{"descriptors", (*initStage).closeFDs},
 	{"seccomp", (*initStage).seccompLast},
 	{"", (*initStage).exec},
 }
@@ -338,12 +340,8 @@ func (s *initStage) startContainer() error {
 	return hooks.Run("startContainer", s.StartContainer, s.HookState, "")
 }
 
-func (s *initStage) exec() error {
-	if err := s.Process.CloseFDs(); err != nil {
-		return err
-	}
-	return s.Process.Execve(s.program)
-}
+func (s *initStage) closeFDs() error { return s.Process.CloseFDs() }
+func (s *initStage) exec() error     { return s.Process.Execve(s.program) }
 
 func deathSignal(sig unix.Signal) error {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(sig), 0, 0, 0); err != nil {

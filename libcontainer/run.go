@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"thinrun/libcontainer/bundle"
 	"thinrun/libcontainer/plan"
@@ -38,11 +37,9 @@ func (rt *Runtime) Run(id string, opt RunOptions) (code int, err error) {
 			return 0, os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", err)
 		}
 	}
-	fg, err := newForeground(opt.Detach, &opt.CreateOptions.console)
-	if err != nil {
-		return 0, err
-	}
+	fg := newForeground(opt.Detach)
 	defer fg.Close()
+	opt.console = fg.console
 	opt.detach = opt.Detach
 	c, err := rt.create(id, opt.CreateOptions)
 	if err != nil {
@@ -105,33 +102,39 @@ func (rt *Runtime) imageBundle(id string, opt *RunOptions) error {
 
 // foreground is a run or exec that waits for its program: terminal, signals, exit code.
 type foreground struct {
-	detached bool
 	terminal *process.Terminal
+	signals  *process.Signals // nil when detached
 }
 
-// newForeground takes the caller's terminal when the program will want one. console is
-// set to what receives the master.
-func newForeground(detached bool, console *func(*os.File) error) (*foreground, error) {
-	fg := &foreground{detached: detached}
-	*console = func(master *os.File) (err error) {
-		fg.terminal, err = process.NewTerminal(master)
-		return err
+// newForeground catches signals from now on: one that comes while the container is made
+// reaches its program when there is one.
+func newForeground(detached bool) *foreground {
+	fg := new(foreground)
+	if !detached {
+		fg.signals = process.CatchSignals()
 	}
-	return fg, nil
+	return fg
 }
 
-// Close gives the caller's terminal back as it was.
+// console takes the master of the program's terminal.
+func (fg *foreground) console(master *os.File) (err error) {
+	fg.terminal, err = process.NewTerminal(master)
+	return err
+}
+
+// Close gives the caller's terminal and signals back as they were.
 func (fg *foreground) Close() {
 	if fg.terminal != nil {
 		fg.terminal.Close()
 	}
+	if fg.signals != nil {
+		fg.signals.Stop()
+	}
 }
 
-// wait forwards signals until the program ends.
+// wait passes signals on until the program ends.
 func (fg *foreground) wait(child *nsenter.Child) (int, error) {
-	defer runtime.KeepAlive(child)
-	stop := process.ForwardSignals(child.PidFD, fg.terminal)
-	defer stop()
+	fg.signals.Forward(child.PidFD, fg.terminal)
 	status, err := reapUntil(child.PID)
 	if err != nil {
 		return 0, err

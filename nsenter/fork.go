@@ -49,15 +49,15 @@ const (
 	stepSetgid
 	stepSetuid
 	stepUnshareCgroup
+	stepNarrow
 	stepSocket
-	stepCloseRange
 	stepExec
 	stepOrphan // the parent went away before it said go
 )
 
 func (s step) String() string {
 	return [...]string{"clone", "join cgroup", "prctl(PR_SET_PDEATHSIG)", "setns", "unshare(CLONE_NEWTIME)", "write timens_offsets",
-		"clone3", "setresgid", "setresuid", "unshare(CLONE_NEWCGROUP)", "dup3", "close_range", "execveat", "wait for the parent"}[s]
+		"clone3", "setresgid", "setresuid", "unshare(CLONE_NEWCGROUP)", "close descriptors", "dup3", "execveat", "wait for the parent"}[s]
 }
 
 // report is one message on the report pipe.
@@ -77,15 +77,21 @@ type stage struct {
 	flags     uint64 // of the final clone
 	newCgroup bool
 	setID     bool // be uid and gid 0 of the new user namespace
-	goPipe    int  // read end: one byte means go, end of file means the parent is gone
-	goWrite   int  // write end: the parent's; our copy would hide its end
-	repPipe   int  // write end
-	socket    int
-	socketFD  int // the number it must have after the exec
-	exe       int
+	fds       [fdCount]int
+	above     int // all of fds are below it
+	socketFD  int // the number that the socket has after the exec
 	argv, env **byte
 	empty     *byte
 }
+
+// The descriptors that the child needs to the end.
+const (
+	fdGo     = iota // read end: one byte means go, end of file means the parent is gone
+	fdReport        // write end
+	fdSocket
+	fdExe
+	fdCount
+)
 
 type joinFD struct {
 	fd    int
@@ -111,6 +117,8 @@ func fork(st *stage, args *cloneArgs, middle bool) (pid uintptr, errno syscall.E
 	enroll(st)
 	if middle {
 		enter(st)
+	} else {
+		narrow(st)
 	}
 	become(st)
 	return 0, 0 // not reached
@@ -156,6 +164,8 @@ func enter(st *stage) {
 			}
 		}
 	}
+	// From the clone on, the final child is in the pid namespace of the others.
+	narrow(st)
 	args := cloneArgs{flags: st.flags | unix.CLONE_PARENT}
 	pid, _, e := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
 	if e != 0 {
@@ -165,9 +175,34 @@ func enter(st *stage) {
 		return // the final child goes on in become
 	}
 	r := report{step: stepPID, value: int32(pid)}
-	syscall.RawSyscall(unix.SYS_WRITE, uintptr(st.repPipe), uintptr(unsafe.Pointer(&r)), unsafe.Sizeof(r))
+	syscall.RawSyscall(unix.SYS_WRITE, uintptr(st.fds[fdReport]), uintptr(unsafe.Pointer(&r)), unsafe.Sizeof(r))
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+	}
+}
+
+// narrow closes all that came along but what the child needs to the end and what is to
+// be passed on: a tracer in the container could take state directories, cgroups and the
+// namespaces of the host out of it (CVE-2016-9962). It also closes our copy of the go
+// pipe's write end, which would hide the parent's death.
+//
+//go:norace
+//go:nosplit
+func narrow(st *stage) {
+	for i := range st.fds {
+		to := uintptr(st.above + i)
+		if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(st.fds[i]), to, unix.O_CLOEXEC); e != 0 {
+			fail(st, stepNarrow, 0, e)
+		}
+	}
+	for i := range st.fds {
+		st.fds[i] = st.above + i
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, uintptr(st.socketFD), uintptr(st.above-1), 0); e != 0 {
+		fail(st, stepNarrow, 0, e)
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, uintptr(st.above+fdCount), math.MaxUint32, 0); e != 0 {
+		fail(st, stepNarrow, 0, e)
 	}
 }
 
@@ -182,10 +217,9 @@ func become(st *stage) {
 	if _, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0); e != 0 {
 		fail(st, stepDeathSignal, 0, e)
 	}
-	syscall.RawSyscall(unix.SYS_CLOSE, uintptr(st.goWrite), 0, 0)
 	var b [1]byte
 	for {
-		n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(st.goPipe), uintptr(unsafe.Pointer(&b[0])), 1)
+		n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(st.fds[fdGo]), uintptr(unsafe.Pointer(&b[0])), 1)
 		if e == unix.EINTR {
 			continue
 		}
@@ -212,14 +246,10 @@ func become(st *stage) {
 			fail(st, stepUnshareCgroup, 0, e)
 		}
 	}
-	// Whatever our caller forgot to mark close-on-exec stays out (CVE-2024-21626's class).
-	if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, uintptr(st.socketFD), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); e != 0 {
-		fail(st, stepCloseRange, 0, e)
-	}
-	if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(st.socket), uintptr(st.socketFD), 0); e != 0 {
+	if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(st.fds[fdSocket]), uintptr(st.socketFD), 0); e != 0 {
 		fail(st, stepSocket, 0, e)
 	}
-	_, _, e := syscall.RawSyscall6(unix.SYS_EXECVEAT, uintptr(st.exe), uintptr(unsafe.Pointer(st.empty)),
+	_, _, e := syscall.RawSyscall6(unix.SYS_EXECVEAT, uintptr(st.fds[fdExe]), uintptr(unsafe.Pointer(st.empty)),
 		uintptr(unsafe.Pointer(st.argv)), uintptr(unsafe.Pointer(st.env)), unix.AT_EMPTY_PATH, 0)
 	fail(st, stepExec, 0, e)
 }
@@ -230,7 +260,7 @@ func become(st *stage) {
 //go:nosplit
 func fail(st *stage, s step, index uint32, e syscall.Errno) {
 	r := report{step: s, index: index, value: int32(e)}
-	syscall.RawSyscall(unix.SYS_WRITE, uintptr(st.repPipe), uintptr(unsafe.Pointer(&r)), unsafe.Sizeof(r))
+	syscall.RawSyscall(unix.SYS_WRITE, uintptr(st.fds[fdReport]), uintptr(unsafe.Pointer(&r)), unsafe.Sizeof(r))
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,6 +30,33 @@ func Self() (*os.File, error) {
 		return nil, fmt.Errorf("seal our own binary: %w", err)
 	}
 	return f, nil
+}
+
+// sealedMark in the environment says that the process runs the sealed copy.
+const sealedMark = "_THINRUN_SEALED"
+
+// Reseal makes this process execute the sealed copy of its own binary, once; it returns
+// nil when it does already. Whoever is about to join a pid namespace calls it first,
+// before it holds anything: between fork and execve the child is in that namespace as a
+// copy of us, and a tracer there (CAP_SYS_PTRACE) could open /proc/PID/exe, keep it, and
+// write to the host's binary when nobody executes it any more (CVE-2019-5736). Our
+// memory is in its reach too, so of the environment only keep comes along.
+func Reseal(keep func(name string) bool) error {
+	if os.Getenv(sealedMark) != "" {
+		return os.Unsetenv(sealedMark)
+	}
+	exe, err := Self()
+	if err != nil {
+		return err
+	}
+	env := []string{sealedMark + "=1"}
+	for _, e := range os.Environ() {
+		if name, _, _ := strings.Cut(e, "="); keep(name) {
+			env = append(env, e)
+		}
+	}
+	err = unix.Exec(fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), os.Args, env)
+	return fmt.Errorf("execute our sealed binary: %w", err)
 }
 
 func overlaySelf() (*os.File, error) {

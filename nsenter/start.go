@@ -87,7 +87,6 @@ func (c *Command) Start() (*Child, error) {
 		flags:     uint64(c.New &^ (Cgroup | Time)),
 		newCgroup: c.New&Cgroup != 0,
 		setID:     c.New&User != 0 || c.TargetKinds&User != 0 || c.joinsUser(),
-		goWrite:   int(goW.Fd()),
 		socketFD:  c.SocketFD,
 		argv:      &argv[0], env: &env[0], empty: &empty,
 	}
@@ -97,18 +96,11 @@ func (c *Command) Start() (*Child, error) {
 	if c.New&Time != 0 {
 		st.unshare = unix.CLONE_NEWTIME
 	}
-	// The descriptors that the child uses must be out of the way of SocketFD.
-	for _, d := range []struct {
-		dst *int
-		src *os.File
-	}{{&st.exe, exe}, {&st.goPipe, goR}, {&st.repPipe, repW}, {&st.socket, c.Socket}} {
-		fd, err := unix.FcntlInt(d.src.Fd(), unix.F_DUPFD_CLOEXEC, c.SocketFD+1)
-		if err != nil {
-			child.close()
-			return nil, os.NewSyscallError("fcntl(F_DUPFD_CLOEXEC)", err)
-		}
-		*d.dst = fd
-		defer unix.Close(fd)
+	// Out of the way of SocketFD and of what is passed on below it.
+	st.above = c.SocketFD + 1
+	for i, f := range [fdCount]*os.File{fdGo: goR, fdReport: repW, fdSocket: c.Socket, fdExe: exe} {
+		st.fds[i] = int(f.Fd())
+		st.above = max(st.above, st.fds[i]+1)
 	}
 
 	middle := len(joins) > 0 || st.unshare != 0
