@@ -188,7 +188,9 @@ func allowedPathCalls() map[string]string {
 		"source.go unix.AT_FDCWD": "a bind's source is a path of the host, opened by the parent in the host's tree",
 		"source.go unix.Open":     "/proc/PID/ns/user of our own stopped child",
 		"root.go unix.AT_FDCWD":   "the directory of the host on which the root is attached, before pivot_root",
-		"pivot.go os.ReadFile":    "/proc/self/mountinfo of the host's procfs, before the root is ours",
+		"pivot.go unix.Open":      "/proc/self/mountinfo of the host's procfs, before the root is ours",
+		"cgroup.go unix.AT_FDCWD": "/proc/self/ns/cgroup and the host's /sys/fs/cgroup, before pivot_root",
+		"cgroup.go unix.Statfs":   "the host's /sys/fs/cgroup, before pivot_root",
 		"pivot.go unix.Unmount":   "mount points of the host's tree, in our copy of it",
 		"pivot.go unix.Mount":     "mount points of the host's tree, in our copy of it",
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/coreos/go-systemd/v22/util"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,6 +41,9 @@ func New(cfg Config, host Host) (*Cgroup, error) {
 		c.manager = Disabled
 		return c, nil
 	case cfg.Systemd:
+		if !util.IsRunningSystemd() { // runc's words
+			return nil, errors.New("systemd cgroups: systemd not running on this host, cannot use systemd cgroups manager; leave --systemd-cgroup out to use cgroupfs")
+		}
 		return nil, errors.New("systemd cgroups: scopes are not supported; leave --systemd-cgroup out to use cgroupfs")
 	case host.Unified == "" && len(host.Hierarchies) == 0:
 		if cfg.Rootless {

@@ -35,7 +35,7 @@ func TestExecIsAsConfinedAsInit(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := p.Init.Process
-	if p.Seccomp == nil || !cfg.NoNewPrivileges || cfg.Capabilities.Bounding != 1<<5 || cfg.KeepCaps ||
+	if p.Seccomp == nil || !cfg.NoNewPrivileges || cfg.Capabilities.Bounding != 1<<5 ||
 		cfg.Personality == nil || *cfg.Personality != 8 || cfg.MemoryPolicy == nil || cfg.MemoryPolicy.Mode != 4 {
 		t.Errorf("got %+v, seccomp %v", cfg, p.Seccomp)
 	}
@@ -93,7 +93,7 @@ func TestExecOverrides(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg := p.Init.Process; cfg.Args[0] != "x" || cfg.User.UID != 0 || cfg.Terminal || !cfg.KeepCaps {
+	if cfg := p.Init.Process; cfg.Args[0] != "x" || cfg.User.UID != 0 || cfg.Terminal {
 		t.Errorf("got %+v", cfg)
 	}
 }

@@ -41,7 +41,6 @@ func processConfig(s *specs.Process, linux *specs.Linux) process.Config {
 		User: process.User{
 			UID: s.User.UID, GID: s.User.GID, AdditionalGIDs: s.User.AdditionalGids, Umask: s.User.Umask,
 		},
-		KeepCaps:        s.Capabilities == nil,
 		NoNewPrivileges: s.NoNewPrivileges,
 		OOMScoreAdj:     s.OOMScoreAdj,
 		AppArmorProfile: s.ApparmorProfile,

@@ -38,26 +38,22 @@ func (c *Config) Become() error {
 	if c.User.Umask != nil {
 		unix.Umask(int(*c.User.Umask))
 	}
-	if !c.KeepCaps {
-		// While we are still allowed to.
-		if err := dropBounding(c.Capabilities.Bounding); err != nil {
-			return err
-		}
-		// Leaving uid 0 empties the permitted set unless this is on; execve turns it off.
-		if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
-			return fmt.Errorf("prctl(PR_SET_KEEPCAPS): %w (the caller's securebits forbid it)", err)
-		}
+	// While we are still allowed to.
+	if err := dropBounding(c.Capabilities.Bounding); err != nil {
+		return err
+	}
+	// Leaving uid 0 empties the permitted set unless this is on; execve turns it off.
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl(PR_SET_KEEPCAPS): %w (the caller's securebits forbid it)", err)
 	}
 	if err := c.User.become(); err != nil {
 		return err
 	}
-	if !c.KeepCaps {
-		if err := c.Capabilities.set(); err != nil {
-			return err
-		}
-		if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 0, 0, 0, 0); err != nil {
-			return os.NewSyscallError("prctl(PR_SET_KEEPCAPS)", err)
-		}
+	if err := c.Capabilities.set(); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 0, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl(PR_SET_KEEPCAPS)", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl(PR_SET_DUMPABLE)", err)

@@ -69,7 +69,7 @@ func TestProgramOfRootHasTheBoundingSet(t *testing.T) {
 func TestCallersGroupsAreDropped(t *testing.T) {
 	box.Root(t)
 	for _, keep := range []bool{false, true} {
-		c := Config{User: User{KeepGroups: keep}, KeepCaps: true}
+		c := Config{User: User{KeepGroups: keep}}
 		cmd := command(t, c, "become,status")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{1234, 5678}}}
 		status, errText := runCommand(cmd)
@@ -106,7 +106,7 @@ func TestMissingCapabilityIsNamed(t *testing.T) {
 
 func TestUnmappedUserIsExplained(t *testing.T) {
 	box.Root(t)
-	c := Config{User: User{UID: 5, KeepGroups: true}, KeepCaps: true}
+	c := Config{User: User{UID: 5, KeepGroups: true}}
 	cmd := command(t, c, "become")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER,

@@ -11,9 +11,9 @@ type Config struct {
 	Terminal bool
 	Console  *Size // consoleSize
 	User     User
-	// Capability sets as bit masks, bit n = capability number n (capabilities(7)).
+	// Capability sets as bit masks, bit n = capability number n (capabilities(7)); no
+	// capabilities object in the config means none, as with runc.
 	Capabilities    Capabilities
-	KeepCaps        bool // no capabilities object in the config: leave the sets as they are
 	Rlimits         []Rlimit
 	NoNewPrivileges bool
 	OOMScoreAdj     *int

@@ -18,7 +18,6 @@ func (c *Config) Code(w *wire.Coder) {
 	wire.Int(w, &c.Capabilities.Inheritable)
 	wire.Int(w, &c.Capabilities.Permitted)
 	wire.Int(w, &c.Capabilities.Ambient)
-	wire.Bool(w, &c.KeepCaps)
 	wire.Slice(w, &c.Rlimits, func(w *wire.Coder, r *Rlimit) {
 		wire.Int(w, &r.Resource)
 		wire.Int(w, &r.Soft)
