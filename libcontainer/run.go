@@ -60,11 +60,29 @@ func (rt *Runtime) Run(id string, opt RunOptions) (code int, err error) {
 	if opt.Keep || err != nil {
 		return code, err
 	}
-	// Somebody may have deleted it meanwhile.
-	if err := rt.Delete(id, true); err != nil && !errors.Is(err, state.ErrNotExist) {
-		return code, err
+	return code, rt.deleteOurs(c.rec)
+}
+
+// deleteOurs deletes the container of rec, and no other: while it ran, somebody may have
+// deleted it and made a new one of that id.
+func (rt *Runtime) deleteOurs(rec *state.Record) error {
+	store, err := state.Open(rt.Root)
+	if err != nil {
+		return err
 	}
-	return code, nil
+	defer store.Close()
+	c, err := store.Lock(rec.ID)
+	if errors.Is(err, state.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if now, err := c.Load(); err != nil || now.Init != rec.Init {
+		return nil
+	}
+	return rt.delete(store, c, true)
 }
 
 // startCreated opens the gate of a container whose lock we hold.
