@@ -113,6 +113,9 @@ func (c *Cgroup) Manager() string { return c.manager }
 // Existed tells, after Create, whether an empty cgroup of that name was there before.
 func (c *Cgroup) Existed() bool { return c.existed }
 
+// SetExisted brings what Existed told back from the record; see Entry.
+func (c *Cgroup) SetExisted(existed bool) { c.existed = existed }
+
 // dirs are the different directories: cgroup2 first, then by name.
 func (c *Cgroup) dirs() []string {
 	var dirs []string
@@ -124,15 +127,6 @@ func (c *Cgroup) dirs() []string {
 	return dirs
 }
 
-// FD is the directory for CLONE_INTO_CGROUP (clone3, Linux 5.7): the child is born
-// inside. nil where that is not all of it: use Entry or Add there.
-func (c *Cgroup) FD() (*os.File, error) {
-	if !c.host.V2 || c.paths[""] == "" {
-		return nil, nil
-	}
-	return openAt(c.paths[""], unix.O_PATH|unix.O_DIRECTORY)
-}
-
 // Entry is how a child comes in without the parent's help. Dir is for
 // CLONE_INTO_CGROUP, nil without cgroup2. Into each of Tasks the child, while it has one
 // thread, writes "0".
@@ -141,6 +135,11 @@ func (c *Cgroup) FD() (*os.File, error) {
 // process takes cgroup_threadgroup_rwsem for writing, which waits for an RCU grace
 // period. A thread that moves itself through "tasks" does not need the lock (Linux 5.5,
 // commit 9a3284fad42f) and takes 0.02 ms per hierarchy.
+//
+// A cgroup2 that was there before is entered the slow way, by "0" into cgroup.procs: if
+// somebody ever wrote its cgroup.kill, the kernel kills whoever is born into it. (Linux
+// 6.14 and its stable backports, commit b69bb476dee9: cgroup_css_set_fork takes kill_seq
+// from the parent's cgroup, cgroup_post_fork compares it with the child's.)
 type Entry struct {
 	Dir   *os.File
 	Tasks []*os.File
@@ -165,13 +164,16 @@ func (c *Cgroup) Entry() (_ *Entry, err error) {
 		}
 	}()
 	for _, dir := range c.dirs() {
-		if dir == c.paths[""] {
+		file := "/tasks"
+		if dir == c.paths[""] && c.existed {
+			file = "/cgroup.procs"
+		} else if dir == c.paths[""] {
 			if e.Dir, err = openAt(dir, unix.O_PATH|unix.O_DIRECTORY); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		f, err := openAt(dir+"/tasks", unix.O_WRONLY)
+		f, err := openAt(dir+file, unix.O_WRONLY)
 		if err != nil {
 			return nil, err
 		}
@@ -210,6 +212,7 @@ func (c *Cgroup) tolerates(err error) bool {
 // [CONTROLLER[,CONTROLLER]:]PATH, each for the controllers it names, or for all.
 func (c *Cgroup) Sub(words []string) (*Cgroup, error) {
 	sub := *c
+	sub.existed = true // made, and perhaps killed, by the container
 	sub.paths = maps.Clone(c.paths)
 	seen := map[string]bool{}
 	for _, word := range words {
@@ -259,6 +262,7 @@ func (c *Cgroup) Of(pid int) (*Cgroup, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	sub := *c
+	sub.existed = true
 	sub.paths = maps.Clone(c.paths)
 	for line := range strings.Lines(lines) {
 		_, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")

@@ -513,6 +513,53 @@ func TestDestroyTakesAllBelowAndNothingAbove(t *testing.T) {
 	}
 }
 
+// Processes that fork all the time do not run away from a kill.
+func TestKillCatchesAForkBomb(t *testing.T) {
+	h := host(t)
+	needController(t, h, "pids")
+	limit := int64(40)
+	for range 5 {
+		c := create(t, h, &Resources{SkipDevices: true, PidsLimit: &limit})
+		p := enter(t, c, `exec perl -e '$| = 1; print "in\n"; while (1) { my $p = fork; exit if defined $p && $p && rand(2) < 1 }'`)
+		p.expect(t, "in")
+		if err := c.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.Wait() // the first one may have left before
+		if err := c.waitEmpty(time.Now().Add(10 * time.Second)); err != nil {
+			t.Error(err)
+		}
+		if pids, err := c.Procs(); len(pids) != 0 || err != nil {
+			t.Errorf("ran away: %v, %v", pids, err)
+		}
+	}
+}
+
+// The kernel bug that Entry walks around, and the way around it.
+func TestKilledCgroupCanBeUsedAgain(t *testing.T) {
+	h := host(t)
+	c := create(t, h, nil)
+	for range 3 {
+		if err := c.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		again, err := New(c.cfg, h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := again.Create(); err != nil {
+			t.Fatal(err)
+		}
+		p := enter(t, again, "echo in; read x")
+		p.expect(t, "in")
+		for _, dir := range again.dirs() {
+			set(t, dir, "cgroup.procs", fmt.Sprint(p.Process.Pid))
+		}
+		p.in.Close()
+		_ = p.Wait()
+	}
+}
+
 // A process that was moved into some of the hierarchies only: a create was killed there.
 func TestKillFindsTheHalfMoved(t *testing.T) {
 	h := host(t)

@@ -146,8 +146,8 @@ func (c *Cgroup) killEach() error {
 // between it could have ended and its number gone to somebody else.
 func (c *Cgroup) killOne(pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return nil // ended; EINVAL while its number is still that of a group or session
 	}
 	if err != nil {
 		return fmt.Errorf("cgroup: pidfd_open %d: %w", pid, err)

@@ -158,10 +158,11 @@ func TestProcessThatEndedIsGone(t *testing.T) {
 	}
 	defer pidfd.Close()
 	for name, other := range map[string]Process{
-		"earlier process of that pid": {p.PID, p.StartTime - 1, p.BootID},
-		"process of an earlier boot":  {p.PID, p.StartTime, "x"},
+		"earlier process of that pid": {PID: p.PID, StartTime: p.StartTime - 1, BootID: p.BootID},
+		"process of an earlier boot":  {PID: p.PID, StartTime: p.StartTime, BootID: "x", Inode: p.Inode},
+		"of the same tick":            {PID: p.PID, StartTime: p.StartTime, BootID: p.BootID, Inode: p.Inode + 1},
 		"no process":                  {},
-		"group":                       {-p.PID, p.StartTime, p.BootID},
+		"group":                       {PID: -p.PID, StartTime: p.StartTime, BootID: p.BootID, Inode: p.Inode},
 	} {
 		if _, err := other.Open(); !errors.Is(err, ErrGone) {
 			t.Errorf("%s: %v", name, err)
@@ -191,6 +192,90 @@ func TestProcessThatEndedIsGone(t *testing.T) {
 	if alive, err := self.Alive(); !alive || err != nil {
 		t.Errorf("self: %v, %v", alive, err)
 	}
+}
+
+// playReuse is pid 1 of a pid namespace of its own, where it may choose the next pid.
+func playReuse([]string) {
+	check := func(err error) {
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+	check(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	check(unix.Mount("proc", "/proc", "proc", 0, ""))
+	const last = "/proc/sys/kernel/ns_last_pid" // needs CONFIG_CHECKPOINT_RESTORE
+	rounds := 200
+	if _, err := os.Stat(last); err != nil {
+		// Only in the lab: few pids for the whole machine, so each soon comes again.
+		const max = "/proc/sys/kernel/pid_max"
+		old, err := os.ReadFile(max)
+		check(err)
+		check(os.WriteFile(max, []byte("400"), 0))
+		defer os.WriteFile(max, old, 0)
+		rounds = 1
+	}
+	next := func(pid int) *exec.Cmd {
+		if rounds == 200 {
+			check(os.WriteFile(last, []byte(fmt.Sprint(pid-1)), 0))
+		}
+		for {
+			cmd := exec.Command("/bin/sleep", "1000")
+			check(cmd.Start())
+			if rounds == 200 || cmd.Process.Pid == pid {
+				return cmd
+			}
+			check(cmd.Process.Kill())
+			_ = cmd.Wait()
+		}
+	}
+	for pid := 0; pid < 300 && rounds < 200; { // to where a turn is short
+		cmd := exec.Command("/bin/true")
+		check(cmd.Run())
+		pid = cmd.Process.Pid
+	}
+	same, tick := 0, 0
+	for range rounds {
+		first := exec.Command("/bin/sleep", "1000")
+		check(first.Start())
+		pid := first.Process.Pid
+		old, err := Of(pid)
+		check(err)
+		check(unix.Kill(pid, unix.SIGKILL))
+		_ = first.Wait()
+		second := next(pid)
+		if second.Process.Pid == pid {
+			now, err := Of(pid)
+			check(err)
+			same++
+			if now.StartTime == old.StartTime {
+				tick++
+			}
+			_, err = old.Open()
+			if !errors.Is(err, ErrGone) && (now.StartTime != old.StartTime || now.Inode != old.Inode) {
+				check(fmt.Errorf("pid %d was reused, and the old one opened the new one: %v", pid, err))
+			}
+			fd, err := now.Open()
+			check(err)
+			fd.Close()
+		}
+		check(second.Process.Kill())
+		_ = second.Wait()
+	}
+	fmt.Printf("%d of %d pids were reused, %d in the same clock tick\n", same, rounds, tick)
+}
+
+func TestReusedPIDIsAnotherProcess(t *testing.T) {
+	if _, err := os.Stat("/proc/sys/kernel/ns_last_pid"); os.Geteuid() != 0 || err != nil && os.Getenv("LAB") != "1" {
+		need(t, "root and CONFIG_CHECKPOINT_RESTORE")
+	}
+	cmd := actor(t, "reuse", "x")
+	cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS
+	out, err := cmd.Output()
+	if err != nil || strings.HasPrefix(string(out), "0 of") {
+		t.Errorf("%v: %s", err, out)
+	}
+	t.Logf("%s", out)
 }
 
 func TestStartTimeBehindAHostileName(t *testing.T) {

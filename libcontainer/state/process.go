@@ -21,6 +21,56 @@ func Self() (Process, error) { return Of(os.Getpid()) }
 // Of returns the process that has pid now; ErrGone when none has. Whoever holds a pidfd
 // or is the parent knows that it is the one meant.
 func Of(pid int) (Process, error) {
+	pidfd, err := openPID(pid)
+	if err != nil {
+		return Process{}, err
+	}
+	defer pidfd.Close()
+	return identify(pidfd, pid)
+}
+
+// Open returns a pidfd of the process, for pidfd_send_signal and poll; ErrGone when it is
+// not that process any more.
+func (p Process) Open() (*os.File, error) {
+	if p.PID <= 0 {
+		return nil, ErrGone
+	}
+	pidfd, err := openPID(p.PID)
+	if err != nil {
+		return nil, err
+	}
+	now, err := identify(pidfd, p.PID)
+	if p.Inode == 0 {
+		now.Inode = 0
+	}
+	if err == nil && now != p {
+		err = ErrGone
+	}
+	if err == nil {
+		err = stillRuns(int(pidfd.Fd()))
+	}
+	if err != nil {
+		pidfd.Close()
+		return nil, err
+	}
+	return pidfd, nil
+}
+
+func openPID(pid int) (*os.File, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		// EINVAL: the number is that of a thread now, or of a group whose leader has ended.
+		return nil, ErrGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("process %d: pidfd_open: %w", pid, err)
+	}
+	return os.NewFile(uintptr(fd), "pidfd"), nil
+}
+
+// identify says who pid is. It looks after the pidfd is open: then what it sees is the
+// pidfd's process or a later one, never an earlier one (pidfd_open(2)).
+func identify(pidfd *os.File, pid int) (Process, error) {
 	start, err := startTime(pid)
 	if err != nil {
 		return Process{}, err
@@ -29,43 +79,11 @@ func Of(pid int) (Process, error) {
 	if err != nil {
 		return Process{}, err
 	}
-	return Process{PID: pid, StartTime: start, BootID: boot}, nil
-}
-
-// Open returns a pidfd of the process, for pidfd_send_signal and poll; ErrGone when it is
-// not that process any more. What the pid stands for is compared after the pidfd is
-// open, so that it cannot change in between: pidfd_open(2).
-func (p Process) Open() (*os.File, error) {
-	if p.PID <= 0 {
-		return nil, ErrGone
+	var st unix.Stat_t
+	if err := unix.Fstat(int(pidfd.Fd()), &st); err != nil {
+		return Process{}, fmt.Errorf("process %d: fstat of its pidfd: %w", pid, err)
 	}
-	boot, err := bootID()
-	if err != nil {
-		return nil, err
-	}
-	if boot != p.BootID {
-		return nil, ErrGone
-	}
-	fd, err := unix.PidfdOpen(p.PID, 0)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) { // EINVAL: the pid of a thread now
-		return nil, ErrGone
-	}
-	if err != nil {
-		return nil, fmt.Errorf("process %d: pidfd_open: %w", p.PID, err)
-	}
-	pidfd := os.NewFile(uintptr(fd), "pidfd")
-	start, err := startTime(p.PID)
-	if err == nil && start != p.StartTime {
-		err = ErrGone
-	}
-	if err == nil {
-		err = stillRuns(fd)
-	}
-	if err != nil {
-		pidfd.Close()
-		return nil, err
-	}
-	return pidfd, nil
+	return Process{PID: pid, StartTime: start, BootID: boot, Inode: st.Ino}, nil
 }
 
 // Alive tells whether the process still runs; a zombie does not.

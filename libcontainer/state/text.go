@@ -72,6 +72,7 @@ func process(t *text, p *Process) {
 		always(o, "pid", &p.PID, number)
 		always(o, "startTime", &p.StartTime, number)
 		always(o, "bootId", &p.BootID, str)
+		maybe(o, "inode", &p.Inode, number)
 	})
 }
 
