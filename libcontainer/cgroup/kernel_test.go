@@ -329,6 +329,34 @@ func TestUsedOrFrozenCgroupIsRefused(t *testing.T) {
 	}
 }
 
+// The second of one cgroupsPath is refused, and what it does then hurts no one.
+func TestSweepSparesTheOwner(t *testing.T) {
+	h := host(t)
+	c := create(t, h, nil)
+	p := enter(t, c, "echo in; read x; echo $x")
+	p.expect(t, "in")
+	again, err := Open(c.Manager(), c.cfg.Path, c.Paths(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Sweep(); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.WriteString(p.in, "alive\n"); err != nil {
+		t.Fatal(err)
+	}
+	p.expect(t, "alive")
+	_ = p.Wait()
+	if err := again.Sweep(); err != nil {
+		t.Error(err)
+	}
+	for _, dir := range c.dirs() {
+		if _, err := os.Stat(dir); !os.IsNotExist(err) {
+			t.Errorf("%s is empty and still there: %v", dir, err)
+		}
+	}
+}
+
 func TestFailedCreateLeavesNothing(t *testing.T) {
 	h := host(t)
 	// A failure at the very end, when all directories are there.

@@ -233,6 +233,19 @@ func (c *Cgroup) Destroy(deadline time.Time) error {
 	}
 }
 
+// Sweep removes the directories that are empty, and kills nobody: for a create that was
+// refused or killed before it knew whether the cgroup of that name was its own. What is
+// in use then is another's.
+func (c *Cgroup) Sweep() error {
+	var errs []error
+	for _, dir := range c.dirs() {
+		if err := rmdir(dir); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+			errs = append(errs, fmt.Errorf("cgroup: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func rmdir(dir string) error {
 	for {
 		err := unix.Rmdir(dir)

@@ -62,6 +62,10 @@ type Cgroup struct {
 	Path    string            `json:"path,omitempty"`    // below the root of each hierarchy
 	Paths   map[string]string `json:"paths,omitempty"`   // "" (v2) or controller -> absolute directory
 	Existed bool              `json:"existed,omitempty"` // the directory was not made by us
+	// Made: Create has answered that the cgroup is ours. Until then the paths may be another
+	// container's, with its processes in it, and nobody there may be killed. No process of
+	// ours enters before this is saved.
+	Made bool `json:"made,omitempty"`
 }
 
 // Hook is a poststop hook, kept because the bundle may be gone at delete.

@@ -82,6 +82,7 @@ func cgroup(t *text, c *Cgroup) {
 		maybe(o, "path", &c.Path, str)
 		strMap(o, "paths", &c.Paths)
 		maybe(o, "existed", &c.Existed, boolean)
+		maybe(o, "made", &c.Made, boolean)
 	})
 }
 
