@@ -133,8 +133,14 @@ func abis(named []string, goarch string) ([]abi, error) {
 	return list, nil
 }
 
-// lookup finds a call by name in the table, or returns -1.
-func lookup(name string) int {
+// lookup finds a call by name in the table, or returns -1. Profiles list names in order,
+// so most are found close behind the last one.
+func lookup(name string, last int) int {
+	for i := last + 1; i < min(last+5, len(table)); i++ {
+		if table[i].name == name {
+			return i
+		}
+	}
 	lo, hi := 0, len(table)
 	for lo < hi {
 		mid := int(uint(lo+hi) / 2)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -196,12 +197,14 @@ func TestTableIsInOrder(t *testing.T) {
 				t.Errorf("%s: number %d", table[i].name, nr)
 			}
 		}
-		if lookup(table[i].name) != i {
-			t.Errorf("%s: not found", table[i].name)
+		for _, last := range []int{-1, max(-1, i-3), i, len(table) - 1} {
+			if lookup(table[i].name, last) != i {
+				t.Errorf("%s: not found after %d", table[i].name, last)
+			}
 		}
 	}
 	for _, name := range []string{"", "zzz", "read ", "rea", "AAA"} {
-		if at := lookup(name); at != -1 {
+		if at := lookup(name, -1); at != -1 {
 			t.Errorf("%q: found at %d", name, at)
 		}
 	}
@@ -219,7 +222,7 @@ func TestTableKnowsTheseNumbers(t *testing.T) {
 		{"uretprobe", colAMD64, 335}, {"uretprobe", colX32, -1}, {"map_shadow_stack", colX32, -1}, {"umount", col386, 22},
 		{"riscv_flush_icache", colRISCV64, 259}, {"listns", colAMD64, 470},
 	} {
-		if got := table[lookup(c.name)].nr[c.column]; got != c.want {
+		if got := table[lookup(c.name, -1)].nr[c.column]; got != c.want {
 			t.Errorf("%s, column %d: %d, want %d", c.name, c.column, got, c.want)
 		}
 	}
@@ -233,5 +236,36 @@ func TestProgramSurvivesTheWire(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// TestFeaturesAreTrue: what the features command says, Compile takes.
+func TestFeaturesAreTrue(t *testing.T) {
+	for _, action := range Actions() {
+		if _, _, err := verdict(action, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, op := range Operators() {
+		if _, ok := operatorOf(op); !ok {
+			t.Errorf("%s is not known", op)
+		}
+	}
+	for _, arch := range Architectures() {
+		if a, known := abiOf(arch); !known || a.column < 0 {
+			t.Errorf("%s is not known", arch)
+		}
+	}
+	if len(Architectures()) != columns || len(Operators()) != int(cmpMaskedEQ)+1 {
+		t.Errorf("%d architectures, %d operators", len(Architectures()), len(Operators()))
+	}
+	for _, flag := range Flags() {
+		if _, ok := flagOf(flag); !ok {
+			t.Errorf("%s is not known", flag)
+		}
+	}
+	// Linux 4.17 has all but the last one, which is of 5.19.
+	if got := SupportedFlags(); len(got) < 3 || !slices.Equal(got, Flags()[:len(got)]) {
+		t.Errorf("supported: %q", got)
 	}
 }

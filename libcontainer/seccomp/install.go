@@ -50,6 +50,23 @@ func flagOf(name string) (uint64, bool) {
 	return 0, false
 }
 
+// SupportedFlags lists those of Flags that this kernel knows too.
+func SupportedFlags() []string {
+	var list []string
+	for _, name := range Flags() {
+		flag, _ := flagOf(name)
+		if flag == unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV {
+			flag |= unix.SECCOMP_FILTER_FLAG_NEW_LISTENER // only together
+		}
+		// Flags are looked at before the program, which is not there.
+		_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(flag), 0)
+		if errno == unix.EFAULT {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
 // Install puts the calling thread under the filter; lock the goroutine to it first. It
 // returns the listener of a filter that notifies (close-on-exec), else -1. Every system
 // call after it is the container's to allow, so there is nothing after it.

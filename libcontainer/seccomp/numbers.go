@@ -32,10 +32,11 @@ type link struct {
 // know is skipped, as libseccomp does: it may be newer than we are, or of another
 // architecture.
 func (p *profile) resolve(spaces []space) {
+	at := -1
 	for i := range p.rules {
 		r := &p.rules[i]
 		for _, name := range r.names {
-			at := lookup(name)
+			at = lookup(name, at)
 			for s := range spaces {
 				p.enter(&spaces[s], r, name, at)
 			}

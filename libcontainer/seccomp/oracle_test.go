@@ -131,7 +131,7 @@ func (o *oracle) decide(t testing.TB, p packet) uint32 {
 
 // number finds a call's number for random.call.
 func number(name string, on abi) (uint32, bool) {
-	if at := lookup(name); at >= 0 && table[at].nr[on.column] >= 0 {
+	if at := lookup(name, -1); at >= 0 && table[at].nr[on.column] >= 0 {
 		return on.base + uint32(table[at].nr[on.column]), true
 	}
 	return armCall(name), on.column == colARM && armCall(name) != 0
