@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -52,22 +53,21 @@ func (job *Job) complete(kernel string) (err error) {
 	if job.Dir, err = os.Getwd(); err != nil {
 		return err
 	}
+	if cache, err := os.UserCacheDir(); err == nil {
+		cache = filepath.Join(cache, "thinrun-lab")
+		job.Show = append(job.Show, cache)
+		kernel = cmp.Or(kernel, filepath.Join(cache, job.VM))
+	}
 	switch job.VM {
 	case "none":
 	case "uml", "qemu":
-		if kernel == "" {
-			cache, err := os.UserCacheDir()
-			if err != nil {
-				return err
-			}
-			kernel = filepath.Join(cache, "thinrun-lab", job.VM)
-		}
 		if job.Kernel, err = filepath.EvalSymlinks(filepath.Join(kernel, "linux")); err != nil {
 			return fmt.Errorf("no kernel: %w (tests/lab/kernels.sh %s)", err, job.VM)
 		}
 		if job.Modules, err = filepath.EvalSymlinks(filepath.Join(kernel, "modules")); err != nil {
 			return fmt.Errorf("no modules: %w (tests/lab/kernels.sh %s)", err, job.VM)
 		}
+		job.Show = append(job.Show, job.Modules)
 	default:
 		return fmt.Errorf("-vm %q: want uml, qemu or none", job.VM)
 	}
@@ -87,7 +87,10 @@ func (job *Job) complete(kernel string) (err error) {
 		job.Show = append(job.Show, filepath.Dir(job.Args[0]))
 	}
 	job.Show = append(job.Show, treeTop(job.Dir), filepath.Dir(job.Self))
-	job.Show = slices.DeleteFunc(job.Show, func(dir string) bool { return !hidden(dir) })
+	job.Show = slices.DeleteFunc(job.Show, func(dir string) bool {
+		_, err := os.Stat(dir)
+		return err != nil || !hidden(dir)
+	})
 	job.RW = append(job.RW, writtenByTests(job.Args[1:])...)
 	for i, dir := range job.RW {
 		if job.RW[i], err = filepath.Abs(dir); err != nil {
