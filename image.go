@@ -41,6 +41,9 @@ func imageCommand() *cli.Command {
 				Usage:   "list images",
 				Flags:   []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
 				Action: func(c *cli.Context) error {
+					if err := noArgs(c); err != nil {
+						return err
+					}
 					list, err := runtimeOf(c).Images()
 					if err != nil {
 						return err

@@ -18,6 +18,9 @@ func listCommand() *cli.Command {
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "ids only"},
 		},
 		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
 			list, err := runtimeOf(c).List()
 			if err != nil {
 				return err

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,7 +65,8 @@ func newApp() *cli.App {
 	app.Name = "thinrun"
 	app.Usage = "run containers on thin snapshots, and leave nothing behind"
 	app.UsageText = "thinrun [global options] command [options] [arguments]\n\nExample:\n   thinrun image import debian ./debian-rootfs\n   thinrun run --image debian job1 sh -c 'echo hello from $(hostname)'"
-	app.HideVersion = true // our -v prints what shims parse
+	app.HideVersion = true               // our -v prints what shims parse
+	app.DisableSliceFlagSeparator = true // commas belong to the value: exec --cgroup cpu,cpuacct:sub
 	app.Metadata = map[string]any{}
 	app.Flags = globalFlags()
 	app.Commands = []*cli.Command{
@@ -97,7 +99,10 @@ func newApp() *cli.App {
 
 // prepare gives every command the manners they share.
 func prepare(app *cli.App, cmd *cli.Command, path string) {
-	cmd.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return fmt.Errorf("%s: %w", path, err) }
+	cmd.OnUsageError = func(_ *cli.Context, err error, _ bool) error {
+		app.Metadata["command"] = path
+		return fmt.Errorf("%s: %w (see thinrun %s --help)", path, err, path)
+	}
 	if act := cmd.Action; act != nil {
 		cmd.Action = func(c *cli.Context) error {
 			app.Metadata["command"] = path
@@ -181,6 +186,15 @@ func runtimeOf(c *cli.Context) *libcontainer.Runtime {
 	}
 }
 
+// noArgs is for commands about everything there is: a word that would be ignored is a
+// mistake.
+func noArgs(c *cli.Context) error {
+	if c.NArg() != 0 {
+		return errors.New("wants no argument")
+	}
+	return nil
+}
+
 // oneArg is the only argument of most commands.
 func oneArg(c *cli.Context, what string) (string, error) {
 	if c.NArg() != 1 {
@@ -227,7 +241,8 @@ func printVersion(c *cli.Context) {
 }
 
 // reorder moves a command's flags before its arguments. runc takes them anywhere up to
-// the command line of the container; this parser stops at the first argument.
+// the command line of the container, which for run begins after the id; this parser
+// stops at the first argument.
 func reorder(app *cli.App, args []string) []string {
 	i := 1
 	for i < len(args) && strings.HasPrefix(args[i], "-") {
@@ -249,15 +264,21 @@ func reorder(app *cli.App, args []string) []string {
 		}
 		cmd = sub
 	}
-	if cmd == nil || cmd.Name == "exec" || cmd.Name == "kill" || cmd.Name == "run" {
-		return args // what follows their first argument may be a command line
+	if cmd == nil || cmd.Name == "exec" || cmd.Name == "kill" {
+		return args // what follows their first argument is a command line, or a signal
 	}
+	head := args[:i]
 	var flags, rest []string
+	dashes := false
 	for ; i < len(args); i++ {
+		if cmd.Name == "run" && len(rest) > 1 { // the container's command line
+			rest = append(rest, args[i:]...)
+			break
+		}
 		a := args[i]
 		switch {
 		case a == "--":
-			rest = append(rest, args[i+1:]...)
+			rest, dashes = append(rest, args[i+1:]...), true
 			i = len(args)
 		case strings.HasPrefix(a, "-") && a != "-":
 			n := min(valueOf(cmd.Flags, a), len(args)-i-1)
@@ -267,12 +288,10 @@ func reorder(app *cli.App, args []string) []string {
 			rest = append(rest, a)
 		}
 	}
-	done := len(args) - len(rest) - len(flags)
-	if len(rest) > 0 && strings.Contains(strings.Join(args, "\x00"), "\x00--\x00") {
-		done--
-		flags = append(flags, "--")
+	if dashes {
+		flags = append(flags, "--") // an id may begin with a dash
 	}
-	return append(append(append([]string{}, args[:done]...), flags...), rest...)
+	return slices.Concat(head, flags, rest)
 }
 
 // valueOf is 1 when the flag takes the next argument as its value.

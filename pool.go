@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -33,8 +32,8 @@ func poolCommand() *cli.Command {
 					&cli.StringFlag{Name: "block-size", Usage: "`SIZE` of a pool block; 64K"},
 				},
 				Action: func(c *cli.Context) error {
-					if c.NArg() != 0 {
-						return errors.New("wants no argument")
+					if err := noArgs(c); err != nil {
+						return err
 					}
 					opt, err := poolOptions(c)
 					if err != nil {
@@ -48,6 +47,9 @@ func poolCommand() *cli.Command {
 				Usage: "show how full the pool is",
 				Flags: []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
 				Action: func(c *cli.Context) error {
+					if err := noArgs(c); err != nil {
+						return err
+					}
 					st, err := runtimeOf(c).PoolStatus()
 					if err != nil {
 						return err
@@ -59,6 +61,9 @@ func poolCommand() *cli.Command {
 				Name:  "destroy",
 				Usage: "remove the pool with all its images; refused while it is in use",
 				Action: func(c *cli.Context) error {
+					if err := noArgs(c); err != nil {
+						return err
+					}
 					return runtimeOf(c).DestroyPool()
 				},
 			},

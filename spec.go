@@ -23,6 +23,9 @@ func specCommand() *cli.Command {
 			&cli.BoolFlag{Name: "rootless", Usage: "for a user without root"},
 		},
 		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
 			data, err := json.MarshalIndent(bundle.Default(c.Bool("rootless")), "", "\t")
 			if err != nil {
 				return err
