@@ -37,58 +37,43 @@ const teardownWait = 10 * time.Second
 // is content to find nothing, and what it cannot remove it names.
 func (rt *Runtime) teardown(c *state.Container, rec *state.Record) error {
 	deadline := deadlineNow()
-	if err := killAll(rec, deadline); err != nil {
+	// The processes first: they hold the root and the cgroup.
+	if err := killAll(rec, deadline, (*cgroup.Cgroup).Destroy); err != nil {
 		return err
 	}
-	var errs []error
 	if err := rt.removeStorage(rec); err != nil {
-		errs = append(errs, err)
-	}
-	if cg, err := openCgroup(rec); err != nil {
-		errs = append(errs, err)
-	} else if cg != nil {
-		if err := cg.Destroy(deadline); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if rec.IntelRdt != "" {
-		if err := os.Remove(rec.IntelRdt); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
+		return err
 	}
 	rt.poststop(rec)
 	return c.Remove()
 }
 
-// killAll kills init and whatever else is in the container's cgroup, and waits for
-// their end.
-func killAll(rec *state.Record, deadline time.Time) error {
+// killAll kills init and, by end, what else is in the container's cgroup, and waits for
+// init's end. A cgroup that create did not make is somebody else's: it may only lose
+// directories that are empty.
+func killAll(rec *state.Record, deadline time.Time, end func(*cgroup.Cgroup, time.Time) error) error {
 	init, err := rec.Init.Open()
 	switch {
 	case errors.Is(err, state.ErrGone):
-		init = nil
 	case err != nil:
 		return err
 	default:
 		defer init.Close()
+		if err := unix.PidfdSendSignal(int(init.Fd()), unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("kill init (pid %d): %w", rec.Init.PID, err)
+		}
 	}
 	cg, err := openCgroup(rec)
 	if err != nil {
 		return err
 	}
-	if cg != nil {
-		if err := cg.Kill(); err != nil {
-			return err
-		}
+	if cg != nil && rec.Cgroup.Made {
+		err = end(cg, deadline)
+	} else if cg != nil {
+		err = cg.Sweep()
 	}
-	if init == nil {
-		return nil
-	}
-	if err := unix.PidfdSendSignal(int(init.Fd()), unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill init (pid %d): %w", rec.Init.PID, err)
+	if err != nil || init == nil {
+		return err
 	}
 	return waitExit(init, deadline, rec.Init.PID)
 }
@@ -119,7 +104,11 @@ func openCgroup(rec *state.Record) (*cgroup.Cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cgroup.Open(rec.Cgroup.Manager, rec.Cgroup.Path, rec.Cgroup.Paths, host)
+	cg, err := cgroup.Open(rec.Cgroup.Manager, rec.Cgroup.Path, rec.Cgroup.Paths, host)
+	if err == nil {
+		cg.SetExisted(rec.Cgroup.Existed)
+	}
+	return cg, err
 }
 
 // poststop runs the hooks that the record kept. All else is given back by now; the

@@ -176,6 +176,12 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 		if err := cg.Create(); err != nil {
 			return nil, err
 		}
+		// Only now is it ours to kill in: Create refuses one with processes in it, which
+		// may be another container's.
+		rec.Cgroup.Made, rec.Cgroup.Existed = true, cg.Existed()
+		if err := c.Save(rec); err != nil {
+			return nil, err
+		}
 	}
 	// The child dies with the thread that made it, so this goroutine keeps its thread.
 	// It is never given back: the process ends with the command.

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
+	"thinrun/libcontainer/cgroup"
 	"thinrun/libcontainer/hooks"
 	"thinrun/libcontainer/plan"
 	"thinrun/libcontainer/state"
@@ -82,7 +84,7 @@ func (rt *Runtime) poststart(c *state.Container, rec *state.Record) error {
 		return err
 	}
 	if err := hooks.Run("poststart", plan.Hooks(b.Spec.Hooks.Poststart), st, rec.Bundle); err != nil {
-		return errors.Join(err, killAll(rec, deadlineNow()))
+		return errors.Join(err, killAll(rec, deadlineNow(), func(cg *cgroup.Cgroup, _ time.Time) error { return cg.Kill() }))
 	}
 	return nil
 }
