@@ -294,7 +294,7 @@ func (rt *Runtime) converse(talk conn, child *nsenter.Child, c *state.Container,
 			}
 			return opt.console(master)
 		},
-		listener: func(fd *os.File) error { return sendListener(p.Seccomp, rec, child.PID, fd) },
+		listener: func(fd int) error { return sendListener(p.Seccomp, rec, child, fd) },
 	})
 }
 

@@ -182,7 +182,7 @@ func (rt *Runtime) execStart(rec *state.Record, p *plan.Plan, opt ExecOptions, c
 			}
 			return console(master)
 		},
-		listener: func(fd *os.File) error { return sendListener(p.Seccomp, rec, child.PID, fd) },
+		listener: func(fd int) error { return sendListener(p.Seccomp, rec, child, fd) },
 	})
 	if errors.Is(err, errHangUp) {
 		err = errors.Join(child.Failure(), err)

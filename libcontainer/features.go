@@ -25,7 +25,7 @@ func Features() *features.Features {
 			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
 			Seccomp: &features.Seccomp{
 				Enabled: &yes, Actions: seccomp.Actions(), Operators: seccomp.Operators(), Archs: seccomp.Architectures(),
-				KnownFlags: seccomp.Flags(), SupportedFlags: seccomp.Flags(),
+				KnownFlags: seccomp.Flags(), SupportedFlags: seccomp.SupportedFlags(),
 			},
 			Apparmor:        &features.Apparmor{Enabled: &yes},
 			Selinux:         &features.Selinux{Enabled: &yes},

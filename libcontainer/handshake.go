@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 
 	"thinrun/libcontainer/plan"
 	"thinrun/libcontainer/wire"
@@ -23,12 +24,16 @@ import (
 //	prestart, createRuntime hooks
 //	go on                           ───────► createContainer hooks, pivot_root
 //	                                ◄─────── console + fd    (only with a terminal)
-//	                                ◄─────── listener + fd   (only when seccomp notifies)
+//	                                ◄─────── listener, number (only when seccomp notifies)
+//	takes it by pidfd_getfd, go on  ───────►
 //	                                         user, capabilities, program found
 //	                                ◄─────── ready
 //	record saved, pid file
 //	commit                          ───────► from here on the parent's death is not ours
 //	exits                                    waits at the gate
+//
+// Once a filter is loaded, init's side needs no more than read and write: runc promises
+// that much to the authors of profiles, so a profile may notify on sendmsg.
 //
 // Init may say failed at any time before ready. Hanging up without ready is failure,
 // and so is the parent's end of file before commit: init ends.
@@ -40,7 +45,7 @@ const (
 	msgMounted  message = 'm'
 	msgContinue message = 'c'
 	msgConsole  message = 't' // + the terminal's master
-	msgListener message = 'l' // + the seccomp notify descriptor
+	msgListener message = 'l' // the number of init's seccomp notify descriptor
 	msgReady    message = 'r'
 	msgCommit   message = 'k'
 	msgFailed   message = 'x' // the text of the error
@@ -63,7 +68,8 @@ func socketPair() (conn, *os.File, error) {
 
 func (c conn) Close() error { return unix.Close(c.fd) }
 
-// send writes one message; files travel with its first byte.
+// send writes one message; files travel with its first byte. Without files it is plain
+// write(2), which cannot raise SIGPIPE here: Go ignores it but for descriptors 1 and 2.
 func (c conn) send(m message, payload []byte, files ...*os.File) error {
 	head := make([]byte, 5, 5+len(payload))
 	head[0] = byte(m)
@@ -78,12 +84,18 @@ func (c conn) send(m message, payload []byte, files ...*os.File) error {
 		rights = unix.UnixRights(fds...)
 	}
 	for len(data) > 0 {
-		n, err := unix.SendmsgN(c.fd, data, rights, nil, unix.MSG_NOSIGNAL)
+		var n int
+		var err error
+		if rights != nil {
+			n, err = unix.SendmsgN(c.fd, data, rights, nil, unix.MSG_NOSIGNAL)
+		} else {
+			n, err = unix.Write(c.fd, data)
+		}
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return os.NewSyscallError("sendmsg", err)
+			return os.NewSyscallError("send", err)
 		}
 		data, rights = data[n:], nil
 	}
@@ -94,9 +106,13 @@ func (c conn) send(m message, payload []byte, files ...*os.File) error {
 func (c conn) receive() (message, []byte, []*os.File, error) {
 	var head [5]byte
 	oob := make([]byte, unix.CmsgSpace(4*maxFiles))
-	n, oobn, err := c.recvmsg(head[:], oob)
+	var n, oobn int
+	err := retry(func() (err error) {
+		n, oobn, _, _, err = unix.Recvmsg(c.fd, head[:], oob, unix.MSG_CMSG_CLOEXEC)
+		return err
+	})
 	if err != nil {
-		return 0, nil, nil, err
+		return 0, nil, nil, os.NewSyscallError("recvmsg", err)
 	}
 	if n == 0 {
 		return 0, nil, nil, io.EOF
@@ -115,27 +131,24 @@ func (c conn) receive() (message, []byte, []*os.File, error) {
 	return message(head[0]), payload, files, nil
 }
 
-func (c conn) recvmsg(b, oob []byte) (n, oobn int, err error) {
-	for {
-		n, oobn, _, _, err = unix.Recvmsg(c.fd, b, oob, unix.MSG_CMSG_CLOEXEC)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if errors.Is(err, unix.ECONNRESET) { // it died with our data unread
-			return 0, 0, nil
-		}
-		if err != nil {
-			err = os.NewSyscallError("recvmsg", err)
-		}
-		return n, oobn, err
+// word reads one message that has neither payload nor files; init's side, by read(2).
+func (c conn) word() (message, error) {
+	var head [5]byte
+	if err := c.fill(head[:]); err != nil {
+		return 0, err
 	}
+	return message(head[0]), nil
 }
 
 func (c conn) fill(b []byte) error {
 	for len(b) > 0 {
-		n, _, err := c.recvmsg(b, nil)
-		if err != nil {
+		var n int
+		err := retry(func() (err error) {
+			n, err = unix.Read(c.fd, b)
 			return err
+		})
+		if err != nil {
+			return os.NewSyscallError("read", err)
 		}
 		if n == 0 {
 			return io.ErrUnexpectedEOF
@@ -143,6 +156,20 @@ func (c conn) fill(b []byte) error {
 		b = b[n:]
 	}
 	return nil
+}
+
+// retry repeats what a signal interrupted. A peer that died with our data unread looks
+// like one that hung up: both calls leave n at 0.
+func retry(call func() error) error {
+	for {
+		switch err := call(); {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.ECONNRESET):
+			return nil
+		default:
+			return err
+		}
+	}
 }
 
 func rights(oob []byte) ([]*os.File, error) {
@@ -202,7 +229,7 @@ func (c conn) receivePlan(p *plan.Init) ([]*os.File, error) {
 type answers struct {
 	mounted  func() error
 	console  func(master *os.File) error
-	listener func(fd *os.File) error
+	listener func(fd int) error // the number is init's
 }
 
 // errHangUp: init ended without a word; the caller knows where to ask why.
@@ -226,17 +253,24 @@ func (c conn) converse(a answers) error {
 			if err := c.send(msgContinue, nil); err != nil {
 				return err
 			}
-		case msgConsole, msgListener:
+		case msgConsole:
 			if len(files) != 1 {
-				return fmt.Errorf("BUG: message %q with %d descriptors", m, len(files))
+				return fmt.Errorf("BUG: a console with %d descriptors", len(files))
 			}
-			answer := a.console
-			if m == msgListener {
-				answer = a.listener
-			}
-			err := answer(files[0])
+			err := a.console(files[0])
 			files[0].Close()
 			if err != nil {
+				return err
+			}
+		case msgListener:
+			fd, err := strconv.Atoi(string(payload))
+			if err != nil {
+				return fmt.Errorf("BUG: listener %q", payload)
+			}
+			if err := a.listener(fd); err != nil {
+				return err
+			}
+			if err := c.send(msgContinue, nil); err != nil {
 				return err
 			}
 		case msgReady:
@@ -250,11 +284,11 @@ func (c conn) converse(a answers) error {
 }
 
 // ask sends m and waits for the parent's word; init's side.
-func (c conn) ask(m, want message) error {
-	if err := c.send(m, nil); err != nil {
+func (c conn) ask(m message, payload []byte, want message) error {
+	if err := c.send(m, payload); err != nil {
 		return err
 	}
-	got, _, _, err := c.receive()
+	got, err := c.word()
 	if err != nil {
 		return err
 	}

@@ -187,7 +187,7 @@ func (s *initStage) parentHooks() error {
 	if !s.AskHooks {
 		return nil
 	}
-	return s.parent.ask(msgMounted, msgContinue)
+	return s.parent.ask(msgMounted, nil, msgContinue)
 }
 
 func (s *initStage) createContainer() error {
@@ -260,6 +260,8 @@ func (s *initStage) seccompLast() error {
 	return s.installSeccomp()
 }
 
+// installSeccomp loads the filter. The listener is taken by the parent, because sendmsg
+// may be what the filter notifies of: nobody would answer yet.
 func (s *initStage) installSeccomp() error {
 	if s.Seccomp == nil {
 		return nil
@@ -268,9 +270,8 @@ func (s *initStage) installSeccomp() error {
 	if err != nil || fd < 0 {
 		return err
 	}
-	listener := os.NewFile(uintptr(fd), "seccomp listener")
-	defer listener.Close()
-	return s.parent.send(msgListener, nil, listener)
+	defer unix.Close(fd)
+	return s.parent.ask(msgListener, []byte(strconv.Itoa(fd)), msgContinue)
 }
 
 // become also re-arms what a change of ids takes away: the kernel clears the death
@@ -303,7 +304,7 @@ func (s *initStage) ready() error {
 	if err := deathSignal(0); err != nil {
 		return err
 	}
-	if err := s.parent.ask(msgReady, msgCommit); err != nil {
+	if err := s.parent.ask(msgReady, nil, msgCommit); err != nil {
 		return err
 	}
 	s.parent.Close()
