@@ -32,7 +32,7 @@ func BenchmarkContainer(b *testing.B) {
 				if err := unix.Mount(disk, dir, "ext4", 0, ""); err != nil {
 					b.Fatal(err)
 				}
-				b.Cleanup(func() { unix.Unmount(dir, 0) })
+				b.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 			}
 			steps := map[string]time.Duration{}
 			last, at := "", time.Now()

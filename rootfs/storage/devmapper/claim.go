@@ -100,9 +100,17 @@ func (d *Driver) claimText(c *claim, o owner) []byte {
 		"state", state, "stateInode", node, "pid", pid, "start", start, "boot", bootID())
 }
 
-// keep makes it a container's claim, until Remove.
-func (c *claim) keep() error {
-	err := unix.Renameat2(unix.AT_FDCWD, c.d.openPath(c.thin), unix.AT_FDCWD, c.d.claimPath(c.thin), unix.RENAME_NOREPLACE)
+// keep makes it a container's claim, until Remove, and adds the number of its device. One
+// write over the last line: who is killed has done all of it or nothing.
+func (c *claim) keep(device string) error {
+	end, err := c.file.Seek(-int64(len("end\n")), 2)
+	if err == nil {
+		_, err = c.file.WriteAt(lines("device", device), end)
+	}
+	if err != nil {
+		return fmt.Errorf("claim: %w", err)
+	}
+	err = unix.Renameat2(unix.AT_FDCWD, c.d.openPath(c.thin), unix.AT_FDCWD, c.d.claimPath(c.thin), unix.RENAME_NOREPLACE)
 	if err == unix.EINVAL { // a file system without the flag; the id cannot be there anyway
 		err = unix.Rename(c.d.openPath(c.thin), c.d.claimPath(c.thin))
 	}

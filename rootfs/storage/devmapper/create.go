@@ -8,13 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage/devmapper/base"
 	"thinrun/rootfs/storage/devmapper/dm"
-	"thinrun/rootfs/storage/devmapper/loop"
 )
 
 // PoolOptions say how a pool is made. All zero values are chosen by what the storage's
@@ -257,110 +255,6 @@ func (p *pool) makeBase(bytes uint64) (layer, error) {
 		return l, err
 	}
 	return l, p.writeLayer(l)
-}
-
-// undo takes a half-made pool away. Its record names what it was to be made of.
-func (d *Driver) undo(m made) error {
-	ctl, err := d.dm()
-	if err != nil {
-		return err
-	}
-	p := &pool{Driver: d, made: m, ctl: ctl}
-	if err := p.takeDown(); err != nil {
-		return err
-	}
-	return p.forget()
-}
-
-// takeDown removes all dm devices of the pool; its loop devices go with it.
-func (p *pool) takeDown() error {
-	devices, err := p.ctl.List()
-	if err != nil {
-		return p.fail("%w", err)
-	}
-	for _, dev := range devices {
-		if p.isThin(dev.Name) {
-			if err := p.removeDevice(dev.Name); err != nil {
-				return err
-			}
-		}
-	}
-	p.step("remove pool")
-	if err := p.removeDevice(p.name()); err != nil {
-		return err
-	}
-	p.step("wait for loop devices")
-	for _, b := range []backing{p.meta, p.data} {
-		if b.ours {
-			if err := p.waitLoops(b.path); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// waitLoops waits until no loop device is on a file: the last user's going starts the
-// clearing, it does not wait for it.
-func (p *pool) waitLoops(path string) error {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return p.fail("%w", err)
-	}
-	defer f.Close()
-	events, err := uevents()
-	if err == nil {
-		defer unix.Close(events)
-	}
-	for deadline := time.Now().Add(removeWait); ; {
-		left, err := loop.Find(&p.nodes, f)
-		if err != nil {
-			return p.fail("%w", err)
-		}
-		if len(left) == 0 {
-			return nil
-		}
-		if !time.Now().Before(deadline) {
-			return p.fail("%w: /dev/loop%d is on %s", ErrInUse, left[0], path)
-		}
-		waitEvent(events, deadline)
-	}
-}
-
-// forget removes the pool's files, those that it made. A metadata device gets its
-// superblock wiped, without which it is no pool.
-func (p *pool) forget() error {
-	for _, b := range []backing{p.data, p.meta} {
-		if b.ours {
-			p.step("remove file")
-			if err := os.Remove(b.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return p.fail("%w", err)
-			}
-		}
-	}
-	if !p.meta.ours {
-		f, _, err := openDevice(p.meta.path)
-		if err != nil {
-			return p.fail("%w", err)
-		}
-		_, err = f.WriteAt(make([]byte, 4096), 0)
-		if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-			return p.fail("wipe %s: %w", p.meta.path, err)
-		}
-	}
-	for _, dir := range []string{p.layersDir(), p.claimsDir()} {
-		if err := os.RemoveAll(dir); err != nil {
-			return p.fail("%w", err)
-		}
-	}
-	p.step("remove record")
-	if err := removeDurable(p.recordPath()); err != nil {
-		return p.fail("%w", err)
-	}
-	return nil
 }
 
 // allocate makes a file of zeros with all its blocks: a sparse file on a host that fills

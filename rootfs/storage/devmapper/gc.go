@@ -95,7 +95,7 @@ func (p *pool) finish(id uint32) error {
 	// A kept claim or a layer of the same id: this one was taken by mistake, or was not
 	// yet dropped by a layer that is sealed, or by one that is not yet removed.
 	if !exists(p.claimPath(id)) && !exists(p.layerPath(id)) {
-		if err := p.giveBack(id, r.num("bytes"), false); err != nil {
+		if err := p.giveBack(id, r, false); err != nil {
 			return err
 		}
 	}
@@ -124,10 +124,10 @@ func (p *pool) collect(thins []thinmeta.Thin) (c Collected, err error) {
 		}
 	}
 	type dead struct {
-		path  string
-		id    uint32
-		bytes uint64
-		file  *os.File
+		path   string
+		id     uint32
+		record record
+		file   *os.File
 	}
 	var gone []dead
 	defer func() {
@@ -159,17 +159,17 @@ func (p *pool) collect(thins []thinmeta.Thin) (c Collected, err error) {
 				f.Close()
 				continue
 			}
-			gone = append(gone, dead{path, uint32(id), r.num("bytes"), f})
+			gone = append(gone, dead{path, uint32(id), r, f})
 		}
 	}
-	bytes := map[uint32]uint64{}
+	records := map[uint32]record{}
 	ids := map[uint32]bool{}
 	for _, t := range thins {
 		ids[t.ID] = true
 	}
 	for _, g := range gone {
 		ids[g.id] = true
-		bytes[g.id] = g.bytes
+		records[g.id] = g.record
 	}
 	devices, err := p.ctl.List()
 	if err != nil {
@@ -185,7 +185,7 @@ func (p *pool) collect(thins []thinmeta.Thin) (c Collected, err error) {
 		if keep[id] {
 			continue
 		}
-		e := p.giveBack(id, bytes[id], false)
+		e := p.giveBack(id, records[id], false)
 		switch {
 		case errors.Is(e, unix.EBUSY):
 			busy[id] = true

@@ -23,7 +23,7 @@ func (p *pool) admitOrGrow() error {
 	case errors.Is(err, ErrFull):
 		data = p.room(growStep, p.data)
 	case errors.Is(err, ErrMetaFull), err == nil && p.kernel.metaUsed > p.kernel.metaTotal/2:
-		meta = p.room(p.meta.bytes, p.meta) // early: without metadata not even delete works
+		meta = p.room(max(p.meta.bytes, 16*mib), p.meta) // early: without metadata not even delete works
 	}
 	if data+meta == 0 {
 		return err

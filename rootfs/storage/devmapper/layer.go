@@ -26,6 +26,9 @@ type layer struct {
 
 func (l layer) id() string { return fmt.Sprintf("%06x-%08x", l.thin, l.created) }
 
+// record is what giveBack wants to know of a claim.
+func (l layer) record() record { return record{"bytes": strconv.FormatUint(l.bytes, 10)} }
+
 func (d *Driver) layersDir() string { return filepath.Join(d.dir, "layers") }
 
 func (d *Driver) layerPath(id uint32) string {
@@ -227,7 +230,7 @@ func (l *open) abort(p *pool) error {
 	l.over = true
 	err := l.unmount()
 	if err == nil {
-		err = p.giveBack(l.claim.thin, l.layer.bytes, true)
+		err = p.giveBack(l.claim.thin, l.layer.record(), true)
 	}
 	if err != nil {
 		return errors.Join(err, l.claim.file.Close()) // the claim stays, and GC has it
@@ -280,7 +283,7 @@ func (d *Driver) RemoveLayer(id string) error {
 	if err := removeDurable(d.layerPath(l.thin)); err != nil {
 		return errors.Join(p.fail("layer %s: %w", id, err), c.discard())
 	}
-	if err := p.giveBack(l.thin, l.bytes, true); err != nil {
+	if err := p.giveBack(l.thin, l.record(), true); err != nil {
 		return errors.Join(err, c.file.Close())
 	}
 	return c.discard()

@@ -38,7 +38,7 @@ func (d *Driver) Remove(c storage.Claim) error {
 	if c.Pool != p.name() || c.Device != p.thinName(c.ThinID) {
 		return p.fail("the claim is for %s in pool %s: %w", c.Device, c.Pool, ErrForeign)
 	}
-	if err := p.giveBack(c.ThinID, r.num("bytes"), true); err != nil {
+	if err := p.giveBack(c.ThinID, r, true); err != nil {
 		return err
 	}
 	d.step("drop claim")
@@ -111,9 +111,9 @@ func (d *Driver) lockClaim(path string, how int) (*os.File, record, error) {
 	return f, r, nil
 }
 
-// giveBack takes a thin id away, with its device. wait: give the last user of the device
-// a little time to let go.
-func (p *pool) giveBack(id uint32, bytes uint64, wait bool) error {
+// giveBack takes a thin id away, with its device; r is its claim, as far as there is one.
+// wait: give the last user of the device a little time to let go.
+func (p *pool) giveBack(id uint32, r record, wait bool) error {
 	p.step("remove device")
 	var err error
 	if wait {
@@ -121,10 +121,16 @@ func (p *pool) giveBack(id uint32, bytes uint64, wait bool) error {
 	} else {
 		err = p.removeIdle(p.thinName(id))
 	}
+	if number := r.str("device"); err == nil && number != "" {
+		// Armed removal may have begun just now, when the container's last process went.
+		if err = p.waitTornDown(number); err != nil {
+			err = p.fail("%w", err)
+		}
+	}
 	if err != nil {
 		return err
 	}
-	if p.returnSpace && bytes > 0 {
+	if bytes := r.num("bytes"); p.returnSpace && bytes > 0 {
 		p.trim(id, bytes)
 	}
 	p.step("delete")

@@ -62,7 +62,7 @@ func (d *Driver) Prepare(req storage.Request, save func(storage.Claim) error) (s
 		}
 	}
 	d.step("keep claim")
-	if err := c.keep(); err != nil {
+	if err := c.keep(dev.Number()); err != nil {
 		return src, errors.Join(err, mnt.Close())
 	}
 	d.step("prepared")

@@ -106,11 +106,16 @@ func (p *pool) removeLater(name string) error {
 	if _, err := p.ctl.Remove(name, true); err != nil {
 		return err
 	}
+	number := ""
 	for deadline := time.Now().Add(removeWait); ; {
 		info, err := p.ctl.Info(name)
+		if errors.Is(err, unix.ENXIO) && number != "" {
+			return p.waitTornDown(number)
+		}
 		if err != nil {
 			return err
 		}
+		number = info.Number()
 		if !time.Now().Before(deadline) {
 			return fmt.Errorf("device %s (%s) is held open by %d others, and goes with the last of them: %w", name, info.Node(), info.Opened, unix.EBUSY)
 		}
@@ -151,9 +156,48 @@ func discard(f *os.File, at, n uint64) error {
 	return nil
 }
 
-// drop deletes a thin id from the pool; that it is not there is fine. Its device is gone
-// by name; but the kernel forgets the name of a device first, then takes its table down,
-// which lets go of the id, and then tells by a uevent.
+// tornDown tells if a removed device has let go of what is below it, by number. The kernel
+// forgets its name first, then takes its table down, which ends its being a holder of the
+// pool and of the thin id, and then takes it out of sysfs, with a uevent. In between,
+// reading its name there is an error, EINVAL (dm_get_from_kobject) or ENXIO
+// (dm_copy_name_and_uuid); a name means that the number has a new owner.
+func (p *pool) tornDown(number string) bool {
+	_, minor, _ := strings.Cut(number, ":")
+	if p.device.Live && number != p.device.Number() && !exists("/sys/block/dm-"+strconv.Itoa(int(p.device.Minor))+"/holders/dm-"+minor) {
+		return true
+	}
+	f, err := os.Open("/sys/dev/block/" + number + "/dm/name")
+	if err != nil {
+		return true
+	}
+	defer f.Close()
+	var b [1]byte
+	_, err = f.Read(b[:])
+	return !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENXIO)
+}
+
+// waitTornDown waits until a removed device has let go of what is below it.
+func (p *pool) waitTornDown(number string) error {
+	if p.tornDown(number) {
+		return nil
+	}
+	events, err := uevents()
+	if err == nil {
+		defer unix.Close(events)
+	}
+	for deadline := time.Now().Add(removeWait); !p.tornDown(number); {
+		if !time.Now().Before(deadline) {
+			return fmt.Errorf("device %s is still being removed: %w", number, unix.EBUSY)
+		}
+		// The uevent comes some milliseconds later than it need: look in between.
+		waitEvent(events, time.Now().Add(time.Millisecond))
+	}
+	return nil
+}
+
+// drop deletes a thin id from the pool; that it is not there is fine. EBUSY although its
+// device is gone by name: it is being taken down, and its number is not known, because the
+// one who made it was killed before it wrote that down.
 func (p *pool) drop(id uint32) error {
 	err := p.message("delete %d", id)
 	if errors.Is(err, unix.EBUSY) {
