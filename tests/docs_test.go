@@ -27,13 +27,9 @@ type code struct {
 // codes takes the spans `...` and the lines of fenced blocks out of a document.
 func codes(t *testing.T, doc string) (list []code) {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(top, doc))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var prose strings.Builder
 	fenced := false
-	for line := range strings.Lines(string(data)) {
+	for line := range strings.Lines(read(t, doc)) {
 		switch {
 		case strings.HasPrefix(line, "```"):
 			fenced = !fenced
@@ -121,12 +117,8 @@ func checkPaths(t *testing.T, list []code) {
 }
 
 func checkTargets(t *testing.T, list []code) {
-	makefile, err := os.ReadFile(filepath.Join(top, "Makefile"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var targets []string
-	for _, m := range regexp.MustCompile(`(?m)^([a-z-]+):`).FindAllStringSubmatch(string(makefile), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^([a-z-]+):`).FindAllStringSubmatch(read(t, "Makefile"), -1) {
 		targets = append(targets, m[1])
 	}
 	checked := 0
@@ -235,10 +227,7 @@ func checkCommands(t *testing.T, list []code) {
 
 // checkLabexec looks the lab's flags up in its source.
 func checkLabexec(t *testing.T, list []code) {
-	source, err := os.ReadFile(filepath.Join(top, "tests/lab/labexec/flags.go"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	source := read(t, "tests/lab/labexec/flags.go")
 	checked := 0
 	for _, c := range list {
 		_, rest, ok := strings.Cut(c.text, "labexec -")
@@ -260,7 +249,7 @@ func checkLabexec(t *testing.T, list []code) {
 				break
 			}
 			checked++
-			if !strings.Contains(string(source), `"`+name+`"`) {
+			if !strings.Contains(source, `"`+name+`"`) {
 				t.Errorf("%s: %q: labexec has no -%s", c.doc, c.text, name)
 			}
 		}
@@ -290,4 +279,52 @@ func checkTestNames(t *testing.T, list []code) {
 			}
 		}
 	}
+}
+
+// The chart of the conversation is in handshake.go, and people look for it in
+// ARCHITECTURE.md: the two say the same.
+func TestChartIsTheSameInCodeAndPage(t *testing.T) {
+	var chart []string
+	for line := range strings.Lines(read(t, "libcontainer/handshake.go")) {
+		if line, ok := strings.CutPrefix(line, "//\t"); ok {
+			chart = append(chart, " "+strings.TrimRight(line, "\n"))
+		}
+	}
+	if len(chart) < 8 {
+		t.Fatalf("no chart in handshake.go: %q", chart)
+	}
+	if want := strings.Join(chart, "\n"); !strings.Contains(read(t, "ARCHITECTURE.md"), want) {
+		t.Errorf("ARCHITECTURE.md lacks the chart of handshake.go:\n%s", want)
+	}
+}
+
+// A stranger who finds a record.json looks its fields up.
+func TestRecordIsDescribedByField(t *testing.T) {
+	_, section, _ := strings.Cut(read(t, "ARCHITECTURE.md"), "\n## The record\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	checked := 0
+	for _, file := range []string{"libcontainer/state/record.go", "rootfs/storage/storage.go"} {
+		for _, m := range regexp.MustCompile("`json:\"(\\w+)").FindAllStringSubmatch(read(t, file), -1) {
+			switch m[1] {
+			case "args", "env", "timeout": // of a hook, as in config.json
+				continue
+			}
+			checked++
+			if !strings.Contains(section, "`"+m[1]+"`") {
+				t.Errorf("ARCHITECTURE.md, The record: %s of %s is missing", m[1], file)
+			}
+		}
+	}
+	if checked < 20 {
+		t.Errorf("only %d fields found", checked)
+	}
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(top, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
