@@ -128,6 +128,9 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 	if err != nil {
 		return nil, err
 	}
+	if err := checkKernel(); err != nil {
+		return nil, err
+	}
 	for _, j := range p.Namespaces.Join {
 		if j.Kind == nsenter.PID {
 			if err := nsenter.Reseal(neededInEnv); err != nil {
