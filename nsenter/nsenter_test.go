@@ -39,6 +39,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "nsenter-parent" {
 		doomedParent(os.Args[2])
 	}
+	if len(os.Args) == 2 && os.Args[1] == "nsenter-resealed" {
+		resealedTwice()
+	}
 	os.Exit(m.Run())
 }
 
@@ -283,6 +286,40 @@ func TestOwnBinaryIsNotWritable(t *testing.T) {
 			t.Errorf("write to the sealed copy: %v, want EPERM", err)
 		}
 	})
+}
+
+func TestResealedIsNotCopiedAgain(t *testing.T) {
+	needRoot(t)
+	out, err := exec.Command("/proc/self/exe", "nsenter-resealed").CombinedOutput()
+	if err != nil || string(out) != "same file, not writable\n" {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// resealedTwice runs the sealed copy and says what is sealed for its child.
+func resealedTwice() {
+	err := Reseal(func(string) bool { return false })
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	f, err := Self()
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	var ours, theirs unix.Stat_t
+	if unix.Stat("/proc/self/exe", &ours) != nil || unix.Fstat(int(f.Fd()), &theirs) != nil || ours.Dev != theirs.Dev || ours.Ino != theirs.Ino {
+		fmt.Println("another copy:", f.Name())
+		os.Exit(1)
+	}
+	if w, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_WRONLY, 0); err == nil {
+		w.Close()
+		fmt.Println("writable")
+		os.Exit(1)
+	}
+	fmt.Println("same file, not writable")
+	os.Exit(0)
 }
 
 func TestOnlyTheSocketIsInherited(t *testing.T) {

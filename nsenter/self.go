@@ -22,6 +22,9 @@ import (
 // 2 ms) does the same. A read-only bind mount of the binary would not: its superblock
 // is writable, so whoever may remount in the host's user namespace gets through.
 func Self() (*os.File, error) {
+	if f := resealed(); f != nil {
+		return f, nil
+	}
 	if f, err := overlaySelf(); err == nil {
 		return f, nil
 	}
@@ -43,13 +46,14 @@ const sealedMark = "_THINRUN_SEALED"
 // memory is in its reach too, so of the environment only keep comes along.
 func Reseal(keep func(name string) bool) error {
 	if os.Getenv(sealedMark) != "" {
-		return os.Unsetenv(sealedMark)
+		return nil
 	}
 	exe, err := Self()
 	if err != nil {
 		return err
 	}
-	env := []string{sealedMark + "=1"}
+	// The runtime starts fewer threads for one processor; more are of no use to us.
+	env := []string{sealedMark + "=1", "GOMAXPROCS=1"}
 	for _, e := range os.Environ() {
 		if name, _, _ := strings.Cut(e, "="); keep(name) {
 			env = append(env, e)
@@ -57,6 +61,29 @@ func Reseal(keep func(name string) bool) error {
 	}
 	err = unix.Exec(fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), os.Args, env)
 	return fmt.Errorf("execute our sealed binary: %w", err)
+}
+
+// resealed is the sealed copy that this process runs after Reseal; nil when it does not.
+// A copy of the copy would be safe too, but our path does not lead to its file any more:
+// it would be the memfd. The mark alone is not believed, it may be inherited.
+func resealed() *os.File {
+	if os.Getenv(sealedMark) == "" {
+		return nil
+	}
+	fd, err := unix.Open("/proc/self/exe", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	f := os.NewFile(uintptr(fd), "/proc/self/exe")
+	if seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0); err == nil && seals&unix.F_SEAL_WRITE != 0 {
+		return f
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err == nil && fs.Type == unix.OVERLAYFS_SUPER_MAGIC && fs.Flags&unix.ST_RDONLY != 0 {
+		return f
+	}
+	f.Close()
+	return nil
 }
 
 func overlaySelf() (*os.File, error) {
