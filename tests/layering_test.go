@@ -25,6 +25,7 @@ func diagram() map[string][]string {
 	const (
 		lib     = "libcontainer/"
 		wire    = lib + "wire"
+		json    = lib + "jsontext"
 		storage = "rootfs/storage"
 		dm      = storage + "/devmapper"
 	)
@@ -37,16 +38,18 @@ func diagram() map[string][]string {
 			"nsenter", "rootfs", storage, dm, storage + "/overlay", storage + "/dir", "image"},
 		// The plan is made of the leaves' Configs.
 		lib + "plan":  {lib + "bundle", lib + "process", lib + "seccomp", lib + "cgroup", lib + "hooks", "nsenter", "rootfs", storage, wire},
-		lib + "state": {storage}, // a record names what storage claimed
+		lib + "state": {storage, json}, // a record names what storage claimed
 		// Leaves.
-		lib + "bundle":  {},
+		lib + "bundle":  {json},
 		lib + "process": {wire},
 		lib + "seccomp": {wire},
 		lib + "cgroup":  {wire},
 		lib + "hooks":   {wire},
-		wire:            {},
 		"nsenter":       {wire},
 		"rootfs":        {wire},
+		// The floor.
+		wire: {},
+		json: {},
 		// Storage: the contract, the drivers, the kernel's words.
 		storage:                  {},
 		storage + "/storagetest": {storage},

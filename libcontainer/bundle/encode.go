@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"thinrun/libcontainer/jsontext"
 )
 
 // Encode writes a spec as config.json, on one line; it is the decoder's other half, and
@@ -93,17 +95,8 @@ func empty(v reflect.Value) bool {
 }
 
 func encodeString(out []byte, s string) []byte {
-	out = append(out, '"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			out = append(out, '\\', byte(r))
-		case r < ' ':
-			out = append(out, `\u00`...)
-			out = append(out, "0123456789abcdef"[r>>4], "0123456789abcdef"[r&15])
-		default:
-			out = utf8.AppendRune(out, r)
-		}
+	if !utf8.ValidString(s) { // the decoder would refuse it
+		s = string([]rune(s))
 	}
-	return append(out, '"')
+	return jsontext.Quote(out, s)
 }

@@ -1,13 +1,12 @@
 package state
 
 import (
-	"bytes"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
-	"unicode/utf16"
-	"unicode/utf8"
 
+	"thinrun/libcontainer/jsontext"
 	"thinrun/rootfs/storage"
 )
 
@@ -19,7 +18,8 @@ import (
 // One thing differs: bytes of a string that are no UTF-8 stay as they are. A path may
 // hold them, and delete must find the same path.
 type text struct {
-	buf     []byte // reading: exactly one value
+	buf     []byte // being written
+	value   string // being read: exactly one
 	reading bool
 	bad     bool
 	depth   int
@@ -35,12 +35,7 @@ func encode(r *Record) []byte {
 // decode fills r and tells whether all of data was one object whose known members have
 // the right types. Members that it does not know are passed over.
 func decode(data []byte, r *Record) bool {
-	data = space(data)
-	rest, ok := skip(data, 0)
-	if !ok || len(space(rest)) > 0 {
-		return false
-	}
-	t := &text{buf: data[:len(data)-len(rest)], reading: true}
+	t := &text{value: string(data), reading: true}
 	t.record(r)
 	return !t.bad
 }
@@ -97,7 +92,6 @@ func claim(t *text, c *storage.Claim) {
 		maybe(o, "device", &c.Device, str)
 		maybe(o, "dir", &c.Dir, str)
 		maybe(o, "key", &c.Key, str)
-		maybe(o, "key", &c.Key, str)
 	})
 }
 
@@ -118,8 +112,7 @@ type object struct {
 }
 
 type member struct {
-	name  string
-	value []byte
+	name, value string
 }
 
 func (t *text) object(walk func(*object)) {
@@ -152,7 +145,7 @@ func always[T any](o *object, name string, p *T, value func(*text, *T)) {
 	if !t.reading {
 		t.next(o.written)
 		o.written++
-		t.buf = append(quote(t.buf, name), ": "...)
+		t.buf = append(jsontext.Quote(t.buf, name), ": "...)
 		value(t, p)
 		return
 	}
@@ -235,22 +228,23 @@ func (t *text) next(written int) {
 }
 
 // read decodes one value; null leaves p alone.
-func read[T any](raw []byte, p *T, value func(*text, *T)) bool {
-	if string(raw) == "null" {
+func read[T any](raw string, p *T, value func(*text, *T)) bool {
+	if raw == "null" {
 		return true
 	}
-	t := &text{buf: raw, reading: true}
+	t := &text{value: raw, reading: true}
 	value(t, p)
 	return !t.bad
 }
 
 func str[T ~string](t *text, p *T) {
 	if !t.reading {
-		t.buf = quote(t.buf, string(*p))
+		t.buf = jsontext.Quote(t.buf, string(*p))
 		return
 	}
-	s, ok := unquote(t.buf)
-	*p, t.bad = T(s), !ok
+	s := t.scanner()
+	*p = T(s.Quoted())
+	t.bad = s.Err() != nil
 }
 
 func boolean(t *text, p *bool) {
@@ -258,8 +252,8 @@ func boolean(t *text, p *bool) {
 		t.buf = strconv.AppendBool(t.buf, *p)
 		return
 	}
-	*p = string(t.buf) == "true"
-	t.bad = !*p && string(t.buf) != "false"
+	*p = t.value == "true"
+	t.bad = !*p && t.value != "false"
 }
 
 func number[T int | uint32 | uint64](t *text, p *T) {
@@ -271,8 +265,8 @@ func number[T int | uint32 | uint64](t *text, p *T) {
 		t.buf = strconv.AppendUint(t.buf, uint64(*p), 10)
 		return
 	}
-	digits, negative := bytes.CutPrefix(t.buf, []byte("-"))
-	n, err := strconv.ParseUint(string(digits), 10, 64)
+	digits, negative := strings.CutPrefix(t.value, "-")
+	n, err := strconv.ParseUint(digits, 10, 64)
 	if negative {
 		n = -n
 	}
@@ -291,179 +285,27 @@ func instant(t *text, p *time.Time) {
 	}
 }
 
-// members splits an object that skip has seen whole.
+func (t *text) scanner() *jsontext.Scanner {
+	return &jsontext.Scanner{Text: t.value, MaxDepth: 16, AnyBytes: true} // a record is three deep
+}
+
+// members splits an object.
 func (t *text) members() (all []member) {
-	if len(t.buf) == 0 || t.buf[0] != '{' {
-		t.bad = true
-		return nil
+	s := t.scanner()
+	for name := range s.Members() {
+		all = append(all, member{name, s.Raw()})
 	}
-	for b := space(t.buf[1:]); b[0] != '}'; {
-		rest, _ := skip(b, 0)
-		name, ok := unquote(b[:len(b)-len(rest)])
-		t.bad = t.bad || !ok
-		b = space(space(rest)[1:]) // over the colon
-		rest, _ = skip(b, 0)
-		all = append(all, member{name, b[:len(b)-len(rest)]})
-		if b = space(rest); b[0] == ',' {
-			b = space(b[1:])
-		}
-	}
+	s.End()
+	t.bad = s.Err() != nil
 	return all
 }
 
-// elements splits an array that skip has seen whole.
-func (t *text) elements() (all [][]byte) {
-	if len(t.buf) == 0 || t.buf[0] != '[' {
-		t.bad = true
-		return nil
+// elements splits an array.
+func (t *text) elements() (all []string) {
+	s := t.scanner()
+	for range s.Elements() {
+		all = append(all, s.Raw())
 	}
-	for b := space(t.buf[1:]); b[0] != ']'; {
-		rest, _ := skip(b, 0)
-		all = append(all, b[:len(b)-len(rest)])
-		if b = space(rest); b[0] == ',' {
-			b = space(b[1:])
-		}
-	}
+	t.bad = s.Err() != nil
 	return all
-}
-
-func space(b []byte) []byte { return bytes.TrimLeft(b, " \t\r\n") }
-
-// skip returns what follows the value at the start of b, and whether that value is
-// whole. Scalars are checked when they are read.
-func skip(b []byte, depth int) (rest []byte, ok bool) {
-	if len(b) == 0 || depth > 16 { // a record is three deep
-		return nil, false
-	}
-	switch b[0] {
-	case '"':
-		for i := 1; i < len(b); i++ {
-			switch b[i] {
-			case '\\':
-				i++
-			case '"':
-				return b[i+1:], true
-			}
-		}
-		return nil, false
-	case '{':
-		return skipAll(b, '}', depth, true)
-	case '[':
-		return skipAll(b, ']', depth, false)
-	default:
-		n := bytes.IndexAny(b, " \t\r\n,]}:")
-		if n < 0 {
-			n = len(b)
-		}
-		return b[n:], n > 0
-	}
-}
-
-func skipAll(b []byte, end byte, depth int, named bool) (rest []byte, ok bool) {
-	b = space(b[1:])
-	if len(b) > 0 && b[0] == end {
-		return b[1:], true
-	}
-	for {
-		if named {
-			if b, ok = skip(b, depth+1); !ok {
-				return nil, false
-			}
-			if b = space(b); len(b) == 0 || b[0] != ':' {
-				return nil, false
-			}
-			b = space(b[1:])
-		}
-		if b, ok = skip(b, depth+1); !ok {
-			return nil, false
-		}
-		b = space(b)
-		switch {
-		case len(b) > 0 && b[0] == end:
-			return b[1:], true
-		case len(b) > 0 && b[0] == ',':
-			b = space(b[1:])
-		default:
-			return nil, false
-		}
-	}
-}
-
-func quote(b []byte, s string) []byte {
-	const hex = "0123456789abcdef"
-	b = append(b, '"')
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case c == '\n':
-			b = append(b, '\\', 'n')
-		case c < ' ':
-			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
-		default:
-			b = append(b, c)
-		}
-	}
-	return append(b, '"')
-}
-
-func unquote(raw []byte) (string, bool) {
-	if len(raw) < 2 || raw[0] != '"' || raw[len(raw)-1] != '"' {
-		return "", false
-	}
-	raw = raw[1 : len(raw)-1]
-	if bytes.IndexByte(raw, '\\') < 0 {
-		return string(raw), true
-	}
-	out := make([]byte, 0, len(raw))
-	for i := 0; i < len(raw); i++ {
-		if raw[i] != '\\' {
-			out = append(out, raw[i])
-			continue
-		}
-		if i++; i == len(raw) {
-			return "", false
-		}
-		switch raw[i] {
-		case '"', '\\', '/':
-			out = append(out, raw[i])
-		case 'b':
-			out = append(out, '\b')
-		case 'f':
-			out = append(out, '\f')
-		case 'n':
-			out = append(out, '\n')
-		case 'r':
-			out = append(out, '\r')
-		case 't':
-			out = append(out, '\t')
-		case 'u':
-			r, ok := hex4(raw[i+1:])
-			if !ok {
-				return "", false
-			}
-			i += 4
-			if utf16.IsSurrogate(r) {
-				low, ok := rune(0), false
-				if bytes.HasPrefix(raw[i+1:], []byte(`\u`)) {
-					low, ok = hex4(raw[i+3:])
-				}
-				if r = utf16.DecodeRune(r, low); ok && r != utf8.RuneError {
-					i += 6
-				}
-			}
-			out = utf8.AppendRune(out, r)
-		default:
-			return "", false
-		}
-	}
-	return string(out), true
-}
-
-func hex4(b []byte) (rune, bool) {
-	if len(b) < 4 {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(string(b[:4]), 16, 16)
-	return rune(n), err == nil
 }

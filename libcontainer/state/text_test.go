@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"testing"
 	"time"
+
+	"thinrun/libcontainer/jsontext"
 )
 
 // encoding/json reads what we write, and we read what it writes, for a record with
@@ -26,6 +28,9 @@ func TestRecordIsTheJSONOfItsTags(t *testing.T) {
 		if err := json.Unmarshal(ours, got); err != nil || !equal(got, want) {
 			t.Errorf("%s: encoding/json of %s: %v, got %+v", name, ours, err, got)
 		}
+		if member := twice(&jsontext.Scanner{Text: string(ours), MaxDepth: 16}); member != "" {
+			t.Errorf("%s: %s is written twice", name, member)
+		}
 		var mine, other map[string]any // the same members are left out
 		if err := json.Unmarshal(ours, &mine); err != nil {
 			t.Error(err)
@@ -39,6 +44,25 @@ func TestRecordIsTheJSONOfItsTags(t *testing.T) {
 			t.Errorf("%s: got\n%v\nwant\n%v", name, mine, other)
 		}
 	}
+}
+
+// twice finds a name that its object has more than once; encoding/json would not mind.
+func twice(s *jsontext.Scanner) (found string) {
+	if s.Peek() != '{' {
+		s.Skip()
+		return ""
+	}
+	seen := make(map[string]bool)
+	for name := range s.Members() {
+		if seen[name] {
+			found = name
+		}
+		seen[name] = true
+		if below := twice(s); below != "" {
+			found = below
+		}
+	}
+	return found
 }
 
 func equal(a, b *Record) bool {
