@@ -117,7 +117,11 @@ func (c conn) receive() (message, []byte, []*os.File, error) {
 	if n == 0 {
 		return 0, nil, nil, io.EOF
 	}
-	files, err := rights(oob[:oobn])
+	name := "from init"
+	if message(head[0]) == msgConsole {
+		name = "/dev/ptmx" // what the console socket is told
+	}
+	files, err := rights(oob[:oobn], name)
 	if err != nil {
 		return 0, nil, nil, err
 	}
@@ -172,7 +176,7 @@ func retry(call func() error) error {
 	}
 }
 
-func rights(oob []byte) ([]*os.File, error) {
+func rights(oob []byte, name string) ([]*os.File, error) {
 	if len(oob) == 0 {
 		return nil, nil
 	}
@@ -187,7 +191,7 @@ func rights(oob []byte) ([]*os.File, error) {
 			continue
 		}
 		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), "from the parent"))
+			files = append(files, os.NewFile(uintptr(fd), name))
 		}
 	}
 	return files, nil

@@ -212,9 +212,12 @@ func content(w any) string {
 	if !ok || f == nil {
 		return ""
 	}
+	if st, err := os.Stat(f.Name()); err != nil || !st.Mode().IsRegular() {
+		return "" // not one of ours, but a pipe or terminal of the test's
+	}
 	data, err := os.ReadFile(f.Name())
 	if err != nil {
-		return "" // not one of ours
+		return ""
 	}
 	return string(data)
 }
