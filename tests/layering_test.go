@@ -48,8 +48,9 @@ func diagram() map[string][]string {
 		"nsenter":       {wire},
 		"rootfs":        {wire},
 		// The floor.
-		wire: {},
-		json: {},
+		wire:               {},
+		wire + "/wiretest": {wire}, // for tests
+		json:               {},
 		// Storage: the contract, the drivers, the kernel's words.
 		storage:                  {},
 		storage + "/storagetest": {storage},

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thinrun/libcontainer/wire"
+	"thinrun/libcontainer/wire/wiretest"
 )
 
 // loadDocker reads Docker's default profile as dockerd 28 renders it for x86-64 and its
@@ -228,16 +228,7 @@ func TestTableKnowsTheseNumbers(t *testing.T) {
 	}
 }
 
-func TestProgramSurvivesTheWire(t *testing.T) {
-	want := &Program{Filter: []byte{1, 2, 3, 4, 5, 6, 7, 8}, Flags: 12, Notify: true}
-	got := new(Program)
-	if err := wire.Decode(wire.Encode(want.Code), got.Code); err != nil {
-		t.Fatal(err)
-	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, want %+v", got, want)
-	}
-}
+func TestProgramSurvivesTheWire(t *testing.T) { wiretest.RoundTrip(t, (*Program).Code) }
 
 // TestFeaturesAreTrue: what the features command says, Compile takes.
 func TestFeaturesAreTrue(t *testing.T) {
