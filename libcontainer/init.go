@@ -21,12 +21,11 @@ import (
 // its capabilities nor its filter, and vanish at the execve.
 type initStage struct {
 	plan.Init
-	parent   conn
-	files    []*os.File // root, gate, listening socket, then the bind sources
-	root     *rootfs.Root
-	terminal *os.File // slave
-	program  string
-	start    *os.File // the connection of `start`; an error text may still go there
+	parent  conn
+	files   []*os.File // root, gate, listening socket, then the bind sources
+	root    *rootfs.Root
+	program string
+	start   *os.File // the connection of `start`; an error text may still go there
 }
 
 // What arrives ahead of the plan, in this order.

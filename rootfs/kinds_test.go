@@ -118,8 +118,13 @@ func TestIDMap(t *testing.T) {
 			t.Errorf("%s belongs to %d:%d, want %v", path, st.Uid, st.Gid, want)
 		}
 	}
-	if err := exec.Command("pgrep", "-P", fmt.Sprint(os.Getpid()), "userns").Run(); err == nil {
-		t.Error("the process that held the user namespace is still there")
+	stats, err := filepath.Glob("/proc/[0-9]*/status")
+	must(t, err)
+	for _, name := range stats {
+		status, _ := os.ReadFile(name) // it may have ended since
+		if strings.HasPrefix(string(status), "Name:\tuserns\n") && strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", os.Getpid())) {
+			t.Errorf("the process that held the user namespace is still there:\n%s", status)
+		}
 	}
 }
 
@@ -146,14 +151,13 @@ func TestRootIsADetachedFileSystem(t *testing.T) {
 		return
 	}
 	for _, userns := range []bool{false, true} {
-		before := mountinfo(t)
 		fd, err := newFS("tmpfs", "thin", []option{"mode=755", fmt.Sprintf("uid=%d", usernsBase)}, 0, 0)
 		must(t, err)
 		// The bundle is below a directory that the user namespace cannot enter.
 		at := filepath.Join(h.work, fmt.Sprint("closed", userns))
 		must(t, os.MkdirAll(at+"/rootfs", 0o755))
 		must(t, os.Chmod(at, 0o700))
-		before = mountinfo(t)
+		before := mountinfo(t)
 		for _, noPivot := range []bool{false, true} {
 			if noPivot {
 				fd, err = newFS("tmpfs", "thin", []option{"mode=755", fmt.Sprintf("uid=%d", usernsBase)}, 0, 0)

@@ -77,7 +77,7 @@ func sandbox(t *testing.T) *host {
 	} else {
 		t.Logf("%s", out)
 		if bytes.Contains(out, []byte("--- SKIP: "+t.Name())) {
-			t.Skip("in the sandbox")
+			t.Skip(skipReason(out))
 		}
 	}
 	if now := mountinfo(t); now != table {
@@ -205,11 +205,20 @@ func (h *host) list(dir string) string {
 	return strings.Join(lines, "\n")
 }
 
+// skipReason is what the sandboxed test said: "    file_test.go:12: reason".
+func skipReason(out []byte) string {
+	for line := range strings.Lines(string(out)) {
+		if place, reason, ok := strings.Cut(strings.TrimSpace(line), ": "); ok && strings.Contains(place, "_test.go:") {
+			return reason
+		}
+	}
+	return "the sandboxed test gave no reason"
+}
+
 // container is the test's end of an init stage.
 type container struct {
 	*host
 	cfg   *Config
-	files []*os.File
 	cmd   *exec.Cmd
 	in    *json.Encoder
 	out   *json.Decoder
@@ -470,7 +479,6 @@ type agent struct {
 	self          int
 	fds           int
 	master, slave *os.File
-	kept          *os.File
 }
 
 func (a *agent) do(op string, args []string, r *reply) (err error) {
