@@ -275,12 +275,13 @@ func printVersion(c *cli.Context) {
 }
 
 // reorder moves a command's flags before its arguments. runc takes them anywhere up to
-// the command line of the container, which for run begins after the id; this parser
-// stops at the first argument.
+// the command line of the container; this parser stops at the first argument, and it
+// does not take -e beside --env, so that all flags get their long name too.
 func reorder(app *cli.App, args []string) []string {
 	i := 1
 	for i < len(args) && strings.HasPrefix(args[i], "-") {
-		i += 1 + valueOf(app.Flags, args[i])
+		_, values := longName(app.Flags, args[i])
+		i += 1 + values
 	}
 	if i >= len(args) {
 		return args
@@ -298,26 +299,30 @@ func reorder(app *cli.App, args []string) []string {
 		}
 		cmd = sub
 	}
-	if cmd == nil || cmd.Name == "exec" || cmd.Name == "kill" {
-		return args // what follows their first argument is a command line, or a signal
+	if cmd == nil {
+		return args
+	}
+	// After so many arguments comes the container's command line, or a signal.
+	last := len(args)
+	switch cmd.Name {
+	case "exec", "kill":
+		last = 1
+	case "run":
+		last = 2
 	}
 	head := args[:i]
 	var flags, rest []string
 	dashes := false
-	for ; i < len(args); i++ {
-		if cmd.Name == "run" && len(rest) > 1 { // the container's command line
-			rest = append(rest, args[i:]...)
-			break
-		}
-		a := args[i]
-		switch {
+	for ; i < len(args) && len(rest) < last; i++ {
+		switch a := args[i]; {
 		case a == "--":
 			rest, dashes = append(rest, args[i+1:]...), true
 			i = len(args)
 		case strings.HasPrefix(a, "-") && a != "-":
-			n := min(valueOf(cmd.Flags, a), len(args)-i-1)
-			flags = append(flags, args[i:i+1+n]...)
-			i += n
+			long, values := longName(cmd.Flags, a)
+			values = min(values, len(args)-i-1)
+			flags = append(append(flags, long), args[i+1:i+1+values]...)
+			i += values
 		default:
 			rest = append(rest, a)
 		}
@@ -325,24 +330,25 @@ func reorder(app *cli.App, args []string) []string {
 	if dashes {
 		flags = append(flags, "--") // an id may begin with a dash
 	}
-	return slices.Concat(head, flags, rest)
+	return slices.Concat(head, flags, rest, args[min(i, len(args)):])
 }
 
-// valueOf is 1 when the flag takes the next argument as its value.
-func valueOf(flags []cli.Flag, arg string) int {
-	name := strings.TrimLeft(arg, "-")
-	if strings.Contains(name, "=") {
-		return 0
-	}
+// longName is the flag in its first spelling, and 1 when the next argument is its value.
+func longName(flags []cli.Flag, arg string) (string, int) {
+	name, value, given := strings.Cut(strings.TrimLeft(arg, "-"), "=")
 	for _, f := range flags {
-		for _, n := range f.Names() {
-			if n == name {
-				if d, ok := f.(cli.DocGenerationFlag); ok && d.TakesValue() {
-					return 1
-				}
-				return 0
-			}
+		names := f.Names()
+		if !slices.Contains(names, name) {
+			continue
 		}
+		long := "--" + names[0]
+		if given {
+			return long + "=" + value, 0
+		}
+		if d, ok := f.(cli.DocGenerationFlag); ok && d.TakesValue() {
+			return long, 1
+		}
+		return long, 0
 	}
-	return 0
+	return arg, 0
 }
