@@ -1,6 +1,7 @@
 package libcontainer
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"thinrun/libcontainer/process"
 	"thinrun/rootfs"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -190,7 +192,19 @@ func (s *initStage) parentHooks() error {
 }
 
 func (s *initStage) createContainer() error {
-	return hooks.Run("createContainer", s.CreateContainer, s.HookState, "")
+	if len(s.CreateContainer) == 0 {
+		return nil
+	}
+	var st specs.State
+	if err := json.Unmarshal(s.HookState, &st); err != nil {
+		return err
+	}
+	// As the hooks outside, unless the bundle is closed to root of our user namespace.
+	dir := st.Bundle
+	if unix.Access(dir, unix.X_OK) != nil {
+		dir = ""
+	}
+	return hooks.Run("createContainer", s.CreateContainer, s.HookState, dir)
 }
 
 func (s *initStage) pivot() error { return s.root.Pivot() }
@@ -337,7 +351,20 @@ func (s *initStage) gate() error {
 }
 
 func (s *initStage) startContainer() error {
-	return hooks.Run("startContainer", s.StartContainer, s.HookState, "")
+	if len(s.StartContainer) == 0 {
+		return nil
+	}
+	var st specs.State
+	if err := json.Unmarshal(s.HookState, &st); err != nil {
+		return err
+	}
+	st.Status = specs.StateCreated // creating is over; the program does not run yet
+	data, err := json.Marshal(st)
+	if err != nil {
+		return err
+	}
+	// The working directory is process.cwd by now.
+	return hooks.Run("startContainer", s.StartContainer, data, "")
 }
 
 func (s *initStage) closeFDs() error { return s.Process.CloseFDs() }
