@@ -1,8 +1,10 @@
 package bundle
 
 import (
+	"maps"
 	"math"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -50,7 +52,7 @@ func linux(s *specs.Spec) error {
 	if err := timeOffsets(l.TimeOffsets, ns); err != nil {
 		return err
 	}
-	for _, key := range sortedKeys(l.Sysctl) {
+	for _, key := range slices.Sorted(maps.Keys(l.Sysctl)) {
 		if err := sysctl(key, l.Sysctl[key], ns); err != nil {
 			return err
 		}
@@ -197,7 +199,7 @@ func overlap(a, b, sizeA, sizeB uint32) bool {
 }
 
 func timeOffsets(offsets map[string]specs.LinuxTimeOffset, ns namespaces) error {
-	for _, clock := range sortedKeys(offsets) {
+	for _, clock := range slices.Sorted(maps.Keys(offsets)) {
 		at := Key("linux.timeOffsets", clock)
 		switch {
 		case !ns.has(specs.TimeNamespace):
@@ -320,7 +322,7 @@ func device(at string, d *specs.LinuxDevice) error {
 
 func netDevices(devices map[string]specs.LinuxNetDevice, ns namespaces) error {
 	names := make(map[string]bool, len(devices))
-	for _, name := range sortedKeys(devices) {
+	for _, name := range slices.Sorted(maps.Keys(devices)) {
 		at := Key("linux.netDevices", name)
 		if !ns.has(specs.NetworkNamespace) {
 			return Refuse("linux.netDevices", "needs a network namespace (see linux.namespaces)")

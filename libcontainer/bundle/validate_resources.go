@@ -1,6 +1,8 @@
 package bundle
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,12 +42,12 @@ func resources(at string, r *specs.LinuxResources) error {
 			}
 		}
 	}
-	for _, name := range sortedKeys(r.Rdma) {
+	for _, name := range slices.Sorted(maps.Keys(r.Rdma)) {
 		if name == "" || strings.ContainsAny(name, " \t\n/") {
 			return Refuse(Key(in("rdma"), name), "is not the name of an rdma device")
 		}
 	}
-	for _, name := range sortedKeys(r.Unified) {
+	for _, name := range slices.Sorted(maps.Keys(r.Unified)) {
 		// The name is a file of the cgroup; with a slash it would be another cgroup's.
 		if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\n") {
 			return Refuse(Key(in("unified"), name), "is not the name of a cgroup file")

@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"errors"
-	"sort"
 	"strconv"
 	"strings"
 
@@ -277,14 +276,4 @@ func ParseUser(s string) (uid, gid uint32, hasGID bool, err error) {
 		return 0, 0, false, bad
 	}
 	return uid, gid, hasGID, nil
-}
-
-// sortedKeys makes the order of errors and plans the same in every run.
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }

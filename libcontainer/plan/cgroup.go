@@ -3,7 +3,9 @@ package plan
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 
 	"thinrun/libcontainer/bundle"
@@ -189,7 +191,7 @@ func Resources(r *specs.LinuxResources, facts Facts) (*cgroup.Resources, error) 
 	if err := networkLimits(out, r.Network, facts); err != nil {
 		return nil, err
 	}
-	for _, name := range keys(r.Rdma) {
+	for _, name := range slices.Sorted(maps.Keys(r.Rdma)) {
 		if out.Rdma == nil {
 			out.Rdma = map[string]cgroups.LinuxRdma{}
 		}
@@ -198,7 +200,7 @@ func Resources(r *specs.LinuxResources, facts Facts) (*cgroup.Resources, error) 
 	if len(r.Unified) > 0 && !facts.CgroupV2 {
 		return nil, bundle.Refuse("linux.resources.unified", "needs cgroup v2; this host has v1")
 	}
-	for _, name := range keys(r.Unified) {
+	for _, name := range slices.Sorted(maps.Keys(r.Unified)) {
 		if out.Unified == nil {
 			out.Unified = map[string]string{}
 		}

@@ -3,8 +3,10 @@ package plan
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"math/rand"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -70,7 +72,7 @@ func mutate(r *rand.Rand, v any, set func(any), unset func()) {
 	switch x := v.(type) {
 	case map[string]any:
 		if len(x) > 0 && down {
-			names := keys(x)
+			names := slices.Sorted(maps.Keys(x))
 			name := names[r.Intn(len(names))]
 			mutate(r, x[name], func(n any) { x[name] = n }, func() { delete(x, name) })
 			return

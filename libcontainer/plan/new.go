@@ -2,9 +2,10 @@ package plan
 
 import (
 	"errors"
+	"maps"
 	"path"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strconv"
 
 	"thinrun/libcontainer/bundle"
@@ -156,7 +157,7 @@ func (p *planner) namespaces() error {
 		cfg.UIDMappings, cfg.GIDMappings = mappings(p.linux.UIDMappings), mappings(p.linux.GIDMappings)
 		p.uidMap, p.gidMap = cfg.UIDMappings, cfg.GIDMappings
 	}
-	for _, clock := range keys(p.linux.TimeOffsets) {
+	for _, clock := range slices.Sorted(maps.Keys(p.linux.TimeOffsets)) {
 		o := p.linux.TimeOffsets[clock]
 		cfg.TimeOffsets = append(cfg.TimeOffsets, nsenter.TimeOffset{Clock: clock, Secs: o.Secs, Nanos: o.Nanosecs})
 	}
@@ -186,7 +187,7 @@ func (p *planner) checkJoined(at string, kind nsenter.Kind, ns string) error {
 }
 
 func (p *planner) netSysctl() string {
-	for _, key := range keys(p.linux.Sysctl) {
+	for _, key := range slices.Sorted(maps.Keys(p.linux.Sysctl)) {
 		if len(key) > 4 && key[:3] == "net" {
 			return key
 		}
@@ -270,7 +271,7 @@ func (p *planner) rootfs() error {
 	r.Console = p.Terminal
 	r.MaskedPaths, r.ReadonlyPaths = p.linux.MaskedPaths, p.linux.ReadonlyPaths
 	r.MountLabel = p.linux.MountLabel
-	for _, key := range keys(p.linux.Sysctl) {
+	for _, key := range slices.Sorted(maps.Keys(p.linux.Sysctl)) {
 		r.Sysctl = append(r.Sysctl, rootfs.KeyValue{Key: bundle.SysctlPath(key), Value: p.linux.Sysctl[key]})
 	}
 	return nil
@@ -339,7 +340,7 @@ func (p *planner) rest() error {
 		p.Init.CreateContainer, p.Init.StartContainer = Hooks(h.CreateContainer), Hooks(h.StartContainer)
 	}
 	p.Seccomp = Seccomp(p.linux.Seccomp)
-	for _, name := range keys(p.linux.NetDevices) {
+	for _, name := range slices.Sorted(maps.Keys(p.linux.NetDevices)) {
 		dev := NetDevice{Name: name, NewName: p.linux.NetDevices[name].Name}
 		if dev.NewName == "" {
 			dev.NewName = name
@@ -421,15 +422,6 @@ func SeccompSection(c *seccomp.Config) *specs.LinuxSeccomp {
 		s.Syscalls = append(s.Syscalls, call)
 	}
 	return s
-}
-
-func keys[V any](m map[string]V) []string {
-	out := make([]string, 0, len(m))
-	for k := range m {
-		out = append(out, k)
-	}
-	sort.Strings(out)
-	return out
 }
 
 func itoa[T ~int | ~int64](n T) string { return strconv.FormatInt(int64(n), 10) }

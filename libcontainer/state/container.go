@@ -26,7 +26,10 @@ type Container struct {
 }
 
 // Close gives the lock back.
-func (c *Container) Close() error { return c.dir.Close() }
+func (c *Container) Close() error {
+	c.root.Close()
+	return c.dir.Close()
+}
 
 // Save replaces the record, at once for all readers.
 //

@@ -209,6 +209,22 @@ func TestUnclaimedContainer(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
+// run gives the store back long before it may have to remove its container.
+func TestContainerOutlivesItsStore(t *testing.T) {
+	s := store(t)
+	c := claimed(t, s, "web")
+	if err := c.Save(full(t)); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if err := c.Remove(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(c.Path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s: %v", c.Path, err)
+	}
+}
+
 func TestStateDirectoryIsPrivate(t *testing.T) {
 	old := unix.Umask(0)
 	defer unix.Umask(old)

@@ -117,20 +117,11 @@ func (s *Store) Claim(id string) (*Container, error) {
 // It is a flock on the container's directory itself, so there is no lock file that
 // could outlive or miss the container.
 func (s *Store) Lock(id string) (*Container, error) {
-	if err := CheckID(id); err != nil {
-		return nil, err
-	}
-	if s.dir == nil {
-		return nil, ErrNotExist
-	}
 	deadline := time.Now().Add(s.LockWait)
 	for {
-		dir, err := openDir(int(s.dir.Fd()), id)
-		if errors.Is(err, unix.ENOENT) {
-			return nil, ErrNotExist
-		}
+		dir, err := s.find(id)
 		if err != nil {
-			return nil, fmt.Errorf("state of container %q: %w", id, err)
+			return nil, err
 		}
 		if err := lock(dir, time.Until(deadline)); err != nil {
 			return nil, fmt.Errorf("state of container %q: %w", id, err)
@@ -142,10 +133,21 @@ func (s *Store) Lock(id string) (*Container, error) {
 				dir.Close()
 				return nil, fmt.Errorf("state of container %q: %w", id, err)
 			}
-			return &Container{ID: id, Path: filepath.Join(s.Path, id), root: s.dir, dir: dir}, nil
+			return s.locked(id, dir)
 		}
 		dir.Close()
 	}
+}
+
+// locked is the container whose locked directory is dir. Its way to its own name must not
+// end with the store's: run keeps the container, and not the store, until its start.
+func (s *Store) locked(id string, dir *os.File) (*Container, error) {
+	fd, err := unix.FcntlInt(s.dir.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("state directory %q: %w", s.Path, err)
+	}
+	return &Container{ID: id, Path: filepath.Join(s.Path, id), root: os.NewFile(uintptr(fd), s.Path), dir: dir}, nil
 }
 
 // isNamed tells whether dir is what the name id leads to now.
@@ -210,6 +212,16 @@ func flock(fd, how int) error {
 // Read returns a container's record without taking the lock: Save replaces the file
 // at once, so a reader sees one record or the other. ErrNotExist, ErrNoRecord.
 func (s *Store) Read(id string) (*Record, error) {
+	dir, err := s.find(id)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return load(dir, id)
+}
+
+// find opens a container's directory. ErrNotExist.
+func (s *Store) find(id string) (*os.File, error) {
 	if err := CheckID(id); err != nil {
 		return nil, err
 	}
@@ -223,30 +235,21 @@ func (s *Store) Read(id string) (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state of container %q: %w", id, err)
 	}
-	defer dir.Close()
-	return load(dir, id)
+	return dir, nil
 }
 
 // ReadFile reads what the container's WriteFile wrote, without the lock.
 func (s *Store) ReadFile(id, name string) ([]byte, error) {
-	if err := CheckID(id); err != nil {
+	dir, err := s.find(id)
+	if err != nil {
 		return nil, err
 	}
-	if s.dir == nil {
-		return nil, ErrNotExist
+	defer dir.Close()
+	data, err := readFile(dir, name)
+	if err != nil {
+		return nil, fmt.Errorf("state of container %q: read %s: %w", id, name, err)
 	}
-	dir, err := openDir(int(s.dir.Fd()), id)
-	if errors.Is(err, unix.ENOENT) {
-		return nil, ErrNotExist
-	}
-	if err == nil {
-		defer dir.Close()
-		var data []byte
-		if data, err = readFile(dir, name); err == nil {
-			return data, nil
-		}
-	}
-	return nil, fmt.Errorf("state of container %q: read %s: %w", id, name, err)
+	return data, nil
 }
 
 func load(dir *os.File, id string) (*Record, error) {

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -207,12 +208,7 @@ func strMap(o *object, name string, p *map[string]string) {
 				}
 				return
 			}
-			keys := make([]string, 0, len(*p))
-			for key := range *p {
-				keys = append(keys, key)
-			}
-			slices.Sort(keys)
-			for _, key := range keys {
+			for _, key := range slices.Sorted(maps.Keys(*p)) {
 				v := (*p)[key]
 				always(o, key, &v, str)
 			}
