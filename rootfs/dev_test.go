@@ -113,7 +113,7 @@ func TestConsole(t *testing.T) {
 			if tt.extra != nil { // /dev of the image
 				mounts = []Mount{mounts[0], mounts[2]}
 			}
-			before := mountinfo(t)
+			before := mountTable(t)
 			c := h.start(root, &Config{SetupDev: true, Console: true, UserNS: tt.userns, BindDevices: tt.userns, Mounts: mounts}, opts{userns: tt.userns})
 			fds := c.text("fds")
 			for _, s := range []string{"attach", "mount", "dev", "pivot", "console", "sysctl", "seal"} {
@@ -130,7 +130,7 @@ func TestConsole(t *testing.T) {
 			if n := strings.Count(c.text("fds"), "\n") - strings.Count(fds, "\n"); n != 2 {
 				t.Errorf("%d more descriptors than before, want master and slave", n)
 			}
-			if now := mountinfo(t); now != before {
+			if now := mountTable(t); now != before {
 				t.Errorf("the host's mounts changed:\n%s", now)
 			}
 			check()

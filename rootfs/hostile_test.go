@@ -35,7 +35,7 @@ func TestImageOfSymlinks(t *testing.T) {
 					root := h.root(append(entries, "hop->"+canary, "plain=text")...)
 					must(t, unix.Mkfifo(root+"/fifo", 0o666))
 					h.own(root, userns)
-					before := mountinfo(t)
+					before := mountTable(t)
 					cfg.UserNS, cfg.BindDevices = userns, userns
 					c := h.start(root, cfg, opts{userns: userns})
 					err := c.setup()
@@ -46,7 +46,7 @@ func TestImageOfSymlinks(t *testing.T) {
 							}
 						}
 					}
-					if now := mountinfo(t); now != before {
+					if now := mountTable(t); now != before {
 						t.Errorf("%s: the host's mounts changed:\n%s", what, now)
 					}
 					c.stop()

@@ -157,7 +157,7 @@ func TestRootIsADetachedFileSystem(t *testing.T) {
 		at := filepath.Join(h.work, fmt.Sprint("closed", userns))
 		must(t, os.MkdirAll(at+"/rootfs", 0o755))
 		must(t, os.Chmod(at, 0o700))
-		before := mountinfo(t)
+		before := mountTable(t)
 		for _, noPivot := range []bool{false, true} {
 			if noPivot {
 				fd, err = newFS("tmpfs", "thin", []option{"mode=755", fmt.Sprintf("uid=%d", usernsBase)}, 0, 0)
@@ -171,7 +171,7 @@ func TestRootIsADetachedFileSystem(t *testing.T) {
 			}
 			must(t, c.do("write", "/dev/null", "x").err())
 			c.wantErr(unix.ENOENT, "read", h.work)
-			if now := mountinfo(t); now != before {
+			if now := mountTable(t); now != before {
 				t.Errorf("the host's mounts changed:\n%s", now)
 			}
 			c.stop()
@@ -308,7 +308,7 @@ func TestSharedSuperblocks(t *testing.T) {
 		return
 	}
 	super := func(fstype string) string {
-		for _, line := range strings.Split(mountinfo(t), "\n") {
+		for _, line := range strings.Split(mountTable(t), "\n") {
 			if _, b, _ := strings.Cut(line, " - "); strings.HasPrefix(b, fstype+" ") {
 				return strings.Fields(b)[2]
 			}

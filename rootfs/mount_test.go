@@ -65,7 +65,7 @@ func TestRoot(t *testing.T) {
 				h := &host{t, h.work}
 				root := h.root("etc/hostname=here")
 				h.own(root, userns)
-				host := mountinfo(t)
+				host := mountTable(t)
 				cfg := &Config{
 					SetupDev: true, Devices: devices(), BindDevices: userns, UserNS: userns, NoPivot: noPivot, Readonly: true,
 					Mounts:        usual(),
@@ -76,7 +76,7 @@ func TestRoot(t *testing.T) {
 				c := h.start(root, cfg, opts{userns: userns})
 				fds := c.text("fds")
 				must(t, c.setup())
-				if now := mountinfo(t); now != host {
+				if now := mountTable(t); now != host {
 					t.Errorf("mounts leaked to the host:\n%s\nbefore:\n%s", now, host)
 				}
 				if now := c.text("fds"); now != fds {
@@ -257,13 +257,13 @@ func TestPropagation(t *testing.T) {
 			}
 			must(t, unix.Unmount(vol+"/h", 0))
 			must(t, c.do("tmpfs", "/vol/c").err())
-			if got := strings.Contains(mountinfo(t), vol+"/c "); got != tt.toHost {
+			if got := strings.Contains(mountTable(t), vol+"/c "); got != tt.toHost {
 				t.Errorf("a mount of the container arrives on the host: %v, want %v", got, tt.toHost)
 			}
 			unix.Unmount(vol+"/c", 0)
 			// The root itself never reaches the host.
 			must(t, c.do("tmpfs", "/tmp").err())
-			if strings.Contains(mountinfo(t), root+"/tmp ") {
+			if strings.Contains(mountTable(t), root+"/tmp ") {
 				t.Error("a mount on the container's root arrives on the host")
 			}
 		})

@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
+
+	"thinrun/libcontainer/mountinfo"
 
 	"golang.org/x/sys/unix"
 )
@@ -120,16 +123,9 @@ func coverProcAndSys(attachAt string) error {
 	if err != nil {
 		return err
 	}
-	lines := strings.Split(strings.TrimSpace(string(table)), "\n")
-	for i := len(lines) - 1; i >= 0; i-- { // what was mounted last goes first
-		before, after, ok := strings.Cut(lines[i], " - ")
-		fields := strings.Fields(before)
-		fstype, _, _ := strings.Cut(after, " ")
-		if !ok || len(fields) < 5 || fstype != "proc" && fstype != "sysfs" {
-			continue
-		}
-		point := unescape(fields[4])
-		if point == attachAt || strings.HasPrefix(point, attachAt+"/") {
+	for _, m := range slices.Backward(mountinfo.Parse(string(table))) { // what was mounted last goes first
+		point := m.Point
+		if m.Type != "proc" && m.Type != "sysfs" || point == attachAt || strings.HasPrefix(point, attachAt+"/") {
 			continue
 		}
 		if err := unix.Unmount(point, unix.MNT_DETACH); err == nil {
@@ -141,9 +137,4 @@ func coverProcAndSys(attachAt string) error {
 		}
 	}
 	return nil
-}
-
-// unescape undoes mountinfo's octal escapes of space, tab, newline and backslash.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

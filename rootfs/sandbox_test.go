@@ -64,7 +64,7 @@ func sandbox(t *testing.T) *host {
 	must(t, err)
 	defer os.Remove(work)
 	must(t, os.Chmod(work, 0o755))
-	table := mountinfo(t)
+	table := mountTable(t)
 	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), stageEnv+"=sandbox", workEnv+"="+work)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -80,7 +80,7 @@ func sandbox(t *testing.T) *host {
 			t.Skip(skipReason(out))
 		}
 	}
-	if now := mountinfo(t); now != table {
+	if now := mountTable(t); now != table {
 		t.Errorf("the host's mount table changed\nbefore:\n%s\nafter:\n%s", table, now)
 	}
 	return nil
@@ -102,7 +102,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func mountinfo(t testing.TB) string {
+func mountTable(t testing.TB) string {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	must(t, err)

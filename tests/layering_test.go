@@ -26,6 +26,7 @@ func diagram() map[string][]string {
 		lib     = "libcontainer/"
 		wire    = lib + "wire"
 		json    = lib + "jsontext"
+		info    = lib + "mountinfo"
 		storage = "rootfs/storage"
 		dm      = storage + "/devmapper"
 	)
@@ -43,14 +44,15 @@ func diagram() map[string][]string {
 		lib + "bundle":  {json},
 		lib + "process": {wire},
 		lib + "seccomp": {wire},
-		lib + "cgroup":  {wire},
+		lib + "cgroup":  {wire, info},
 		lib + "hooks":   {wire},
 		"nsenter":       {wire},
-		"rootfs":        {wire},
+		"rootfs":        {wire, info},
 		// The floor.
 		wire:               {},
 		wire + "/wiretest": {wire}, // for tests
 		json:               {},
+		info:               {},
 		// Storage: the contract, the drivers, the kernel's words.
 		storage:                  {},
 		storage + "/storagetest": {storage},

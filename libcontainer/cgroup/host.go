@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"thinrun/libcontainer/mountinfo"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -120,22 +122,14 @@ func cgroup1Mounts() ([]mount, error) {
 	return parseCgroup1Mounts(info), nil
 }
 
-// parseCgroup1Mounts reads proc_pid_mountinfo(5): optional fields end at a lone "-".
 func parseCgroup1Mounts(info string) []mount {
 	mounts := []mount{}
-	for line := range strings.Lines(info) {
-		before, after, ok := strings.Cut(line, " - ")
-		fields, fs := strings.Fields(before), strings.Fields(after)
-		if ok && len(fields) > 4 && len(fs) > 2 && fs[0] == "cgroup" {
-			mounts = append(mounts, mount{unescape(fields[4]), strings.Split(fs[2], ",")})
+	for _, m := range mountinfo.Parse(info) {
+		if m.Type == "cgroup" {
+			mounts = append(mounts, mount{m.Point, strings.Split(m.Options, ",")})
 		}
 	}
 	return mounts
-}
-
-// unescape undoes the octal escapes of mountinfo: space, tab, newline and backslash.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
 func read(name string) (string, error) {
