@@ -287,7 +287,8 @@ func manyOf(bundle string, workers, each int) func(*peer) (sample, error) {
 	}
 }
 
-// preloadCost is what the preload adds to one invocation of crun, which alone needs it.
+// preloadCost is the processor time that the preload adds to one invocation of crun,
+// which alone needs it.
 func preloadCost(list []*peer, rounds int, lib string) (float64, error) {
 	for _, p := range list {
 		if p.name != "crun" {
@@ -298,7 +299,7 @@ func preloadCost(list []*peer, rounds int, lib string) (float64, error) {
 		without.env = without.env[:len(without.env)-1]
 		rows, err := takeTurns([]*peer{&with, &without}, rounds, func(p *peer) (sample, error) {
 			took, err := p.run("--version")
-			return sample{"1 version [ms]": ms(took.wall)}, err
+			return sample{"1 version [ms]": ms(took.cpu)}, err
 		})
 		if err != nil {
 			return 0, err

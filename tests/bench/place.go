@@ -17,6 +17,7 @@ type Machine struct {
 	CPUs                    int
 	MemoryMiB               uint64
 	Cgroups                 string
+	Nice                    int // of the benchmark and all that it starts
 }
 
 // thisMachine asks the kernel.
@@ -32,6 +33,10 @@ func thisMachine() Machine {
 			m.Processor = strings.TrimSpace(value)
 			break
 		}
+	}
+	// The system call answers 20 minus the nice value, so that it is never negative.
+	if p, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil {
+		m.Nice = 20 - p
 	}
 	var s unix.Sysinfo_t
 	if unix.Sysinfo(&s) == nil {
@@ -75,7 +80,7 @@ func private(m *Machine) error {
 type Preload struct {
 	Used   bool
 	Reason string
-	CostMS float64 // of one invocation, measured with --version
+	CostMS float64 // processor time of one invocation, measured with --version
 }
 
 // preloadSource answers RLIMIT_MEMLOCK with success. crun insists on raising it before it

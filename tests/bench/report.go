@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,38 +37,43 @@ func write(rep *Report, dir string) error {
 // kept in the tree, and its changes are read.
 func shorten(raw []byte) []byte {
 	var b strings.Builder
-	numbers := false
-	for _, line := range strings.Split(string(raw), "\n") {
-		word := strings.TrimSpace(line)
-		value, err := strconv.ParseFloat(strings.TrimSuffix(word, ","), 64)
+	open := false // after "[": what follows may be samples
+	for line := range strings.SplitSeq(string(raw), "\n") {
+		word, comma := strings.CutSuffix(strings.TrimSpace(line), ",")
+		value, err := strconv.ParseFloat(word, 64)
 		switch {
-		case err == nil && numbers:
-			b.WriteString(strconv.FormatFloat(float64(int(value*1000+0.5))/1000, 'f', -1, 64))
-			if strings.HasSuffix(word, ",") {
+		case err == nil:
+			b.WriteString(strconv.FormatFloat(math.Round(value*1000)/1000, 'f', -1, 64))
+			if comma {
+				b.WriteString(",")
+			} else {
+				b.WriteString("]")
+			}
+		case word == "]" && strings.HasSuffix(b.String(), "]"): // written with the last sample
+			if comma {
 				b.WriteString(",")
 			}
-		case numbers && strings.HasPrefix(word, "]"):
-			b.WriteString(word + "\n")
-			numbers = false
+		case open:
+			b.WriteString("\n" + line)
 		default:
-			numbers = strings.HasSuffix(word, "[")
-			b.WriteString(line)
-			if !numbers {
+			if b.Len() > 0 {
 				b.WriteString("\n")
 			}
+			b.WriteString(line)
 		}
+		open = strings.HasSuffix(line, "[")
 	}
-	return []byte(strings.ReplaceAll(strings.TrimSpace(b.String()), "[\n", "["))
+	return []byte(b.String())
 }
 
 func markdown(rep *Report) string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
-	p("# Speed, side by side\n\nWritten by `make bench`; the numbers behind it are in `bench.json`.\n\n")
+	p("# Speed, side by side\n\nWritten by `make bench`; the numbers behind it are in `bench.json`, where the time\ngoes in [profile.md](profile.md).\n\n")
 	p("![create, start, wait, delete](bench.svg)\n\n")
 	m := rep.Machine
-	p("| | |\n|---|---|\n| date | %s |\n| machine | %s, %d CPUs, %d MiB; load average when it began: %s |\n| kernel | %s |\n| cgroups | %s |\n",
-		rep.Date, m.Processor, m.CPUs, m.MemoryMiB, m.Load, m.Kernel, m.Cgroups)
+	p("| | |\n|---|---|\n| date | %s |\n| machine | %s, %d CPUs, %d MiB; load average when it began: %s, nice %d |\n| kernel | %s |\n| cgroups | %s |\n",
+		rep.Date, m.Processor, m.CPUs, m.MemoryMiB, m.Load, m.Nice, m.Kernel, m.Cgroups)
 	for _, name := range []string{"thinrun", "crun", "runc"} {
 		if v := rep.Versions[name]; v != "" {
 			p("| %s | %s |\n", name, v)
@@ -141,11 +147,12 @@ func method(rep *Report) string {
 	p("- A delete that fails is repeated, and the time of all of it counts. Repeated here: %s.", strings.Join(names, ", "))
 	p("\n## Limits of the comparison\n")
 	if rep.Preload.Reason != "" && rep.Preload.Used {
-		p("- A preloaded library answers `setrlimit(RLIMIT_MEMLOCK)` with success: %s. All three get it in their environment; thinrun is static and ignores it. It adds %.2f ms to one crun command (measured with `--version`), so three times that to a life: take it off crun's numbers before you quote them.", rep.Preload.Reason, rep.Preload.CostMS)
+		p("- A preloaded library answers `setrlimit(RLIMIT_MEMLOCK)` with success: %s. All three get it in their environment; thinrun is static and ignores it. It adds %.2f ms of processor time to one crun command (median, measured with `--version`), so three times that to a life.", rep.Preload.Reason, rep.Preload.CostMS)
 	} else if rep.Preload.Reason != "" {
 		p("- %s.", rep.Preload.Reason)
 	}
 	p("- No controller works in this machine's cgroup2 tree if none is named above: limits cost none of the runtimes anything here. The device filter (BPF) is loaded by all three.")
+	p("- With a load average above the number of CPUs, wall times say how the scheduler felt, even with a low nice value; processor time is the steadier row then.")
 	p("- The peers are Debian 12's: newer ones are faster. One machine, one day; run `make bench` on yours.")
 	p("- The numbers of one table are comparable with each other, not with those of another table or day.")
 	return b.String()
