@@ -24,6 +24,9 @@ func (rt *Runtime) Kill(id string, sig unix.Signal, all bool) error {
 	}
 	defer store.Close()
 	rec, err := store.Read(id)
+	if errors.Is(err, state.ErrNoRecord) {
+		return ErrNotRunning // a create that has not come to that, or was killed before
+	}
 	if err != nil {
 		return err
 	}
@@ -38,10 +41,6 @@ func (rt *Runtime) Kill(id string, sig unix.Signal, all bool) error {
 		return err
 	}
 	defer init.Close()
-	// Without a pid namespace of its own the death of init does not take the others along.
-	if sig == unix.SIGKILL && !slices.Contains(rec.Namespaces, "pid") {
-		return signalCgroup(rec, sig)
-	}
 	if err := unix.PidfdSendSignal(int(init.Fd()), sig, nil, 0); err != nil {
 		if errors.Is(err, unix.ESRCH) {
 			return ErrNotRunning
@@ -51,6 +50,10 @@ func (rt *Runtime) Kill(id string, sig unix.Signal, all bool) error {
 	if sig != unix.SIGKILL {
 		return nil
 	}
+	// Without a pid namespace of its own the death of init does not take the others along.
+	if !slices.Contains(rec.Namespaces, "pid") {
+		return signalCgroup(rec, sig)
+	}
 	// A frozen process does not die; runc and crun thaw too.
 	cg, err := openCgroup(rec)
 	if err != nil || cg == nil {
@@ -59,7 +62,11 @@ func (rt *Runtime) Kill(id string, sig unix.Signal, all bool) error {
 	return cg.Thaw()
 }
 
+// signalCgroup leaves a cgroup alone that create did not get: in it lives somebody else.
 func signalCgroup(rec *state.Record, sig unix.Signal) error {
+	if !rec.Cgroup.Made {
+		return nil
+	}
 	cg, err := openCgroup(rec)
 	if err != nil || cg == nil {
 		return err
