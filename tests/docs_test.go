@@ -320,6 +320,24 @@ func TestRecordIsDescribedByField(t *testing.T) {
 	}
 }
 
+// The README quotes rows of the last published bench, good ones and bad ones, as they are.
+func TestReadmeQuotesTheBench(t *testing.T) {
+	_, section, _ := strings.Cut(read(t, "README.md"), "\n## Speed\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	bench := strings.Split(read(t, "docs/bench/README.md"), "\n")
+	rows := regexp.MustCompile(`(?m)^\| (.+?)(?: \(more is better\))? (\| \*\*[\d.]+\*\* \| \*\*[\d.]+\*\* \|)$`).FindAllStringSubmatch(section, -1)
+	if len(rows) < 4 {
+		t.Errorf("only %d rows found", len(rows))
+	}
+	for _, row := range rows {
+		if !slices.ContainsFunc(bench, func(line string) bool {
+			return strings.HasPrefix(line, "| "+row[1]+" |") && strings.HasSuffix(line, row[2])
+		}) {
+			t.Errorf("README.md: docs/bench/README.md has no row %q that ends in %q: copy the ratios of the last make bench", row[1], row[2])
+		}
+	}
+}
+
 func read(t *testing.T, name string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(top, name))
