@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -65,19 +66,32 @@ func (c *counter) around(total *float64, act func() error) error {
 	if c == nil {
 		return act()
 	}
-	var b [8]byte
-	if err := errors.Join(unix.IoctlSetInt(c.fd, unix.PERF_EVENT_IOC_RESET, 0), unix.IoctlSetInt(c.fd, unix.PERF_EVENT_IOC_ENABLE, 0)); err != nil {
+	// Read before and after: PERF_EVENT_IOC_RESET keeps what ended children have counted.
+	before, err := c.read()
+	if err != nil {
+		return err
+	}
+	if err := unix.IoctlSetInt(c.fd, unix.PERF_EVENT_IOC_ENABLE, 0); err != nil {
 		return os.NewSyscallError("perf ioctl", err)
 	}
-	err := act()
+	err = act()
 	if e := unix.IoctlSetInt(c.fd, unix.PERF_EVENT_IOC_DISABLE, 0); err == nil {
 		err = e
 	}
-	if _, e := unix.Read(c.fd, b[:]); err == nil {
+	after, e := c.read()
+	if err == nil {
 		err = e
 	}
-	*total = float64(*(*uint64)(unsafe.Pointer(&b)))
+	*total = float64(after - before)
 	return err
+}
+
+func (c *counter) read() (uint64, error) {
+	var b [8]byte
+	if _, err := unix.Read(c.fd, b[:]); err != nil {
+		return 0, os.NewSyscallError("read a perf counter", err)
+	}
+	return binary.NativeEndian.Uint64(b[:]), nil
 }
 
 func (c *counter) close() { unix.Close(c.fd) }
