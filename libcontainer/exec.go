@@ -3,6 +3,7 @@ package libcontainer
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strconv"
@@ -193,7 +194,31 @@ func (rt *Runtime) execStart(rec *state.Record, p *plan.Plan, opt ExecOptions, c
 	if err := announce(child, CreateOptions{PidFile: opt.PidFile, PidfdSocket: opt.PidfdSocket}); err != nil {
 		return nil, err
 	}
-	return child, talk.send(msgCommit, nil)
+	if err := talk.send(msgCommit, nil); err != nil {
+		return nil, err
+	}
+	if err := executed(talk); err != nil {
+		if opt.PidFile != "" {
+			os.Remove(opt.PidFile)
+		}
+		return nil, err
+	}
+	return child, nil
+}
+
+// executed waits for the end of file that comes from the execve, or for the reason why
+// there was none: a missing interpreter shows only there.
+func executed(talk conn) error {
+	m, payload, _, err := talk.receive()
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return err
+	case m == msgFailed:
+		return errors.New(string(payload))
+	}
+	return fmt.Errorf("BUG: message %q after commit", m)
 }
 
 // foreignNamespaces are the kinds in which pid's namespace is not ours: joining one's

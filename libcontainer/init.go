@@ -27,6 +27,7 @@ type initStage struct {
 	files   []*os.File // root, gate, listening socket, then the bind sources
 	root    *rootfs.Root
 	program string
+	joined  bool     // an exec
 	start   *os.File // the connection of `start`; an error text may still go there
 }
 
@@ -122,7 +123,7 @@ func Init(kind, socket string) int {
 	}
 	steps := initSteps[:]
 	if kind == "exec" {
-		steps = execSteps[:]
+		steps, s.joined = execSteps[:], true
 	}
 	for _, step := range steps {
 		if err := step.run(s); err != nil {
@@ -320,6 +321,9 @@ func (s *initStage) ready() error {
 	if err := s.parent.ask(msgReady, nil, msgCommit); err != nil {
 		return err
 	}
+	if s.joined {
+		return nil // nobody else would hear of a failing execve; a good one closes the socket
+	}
 	s.parent.Close()
 	s.parent.fd = -1
 	return nil
@@ -367,7 +371,17 @@ func (s *initStage) startContainer() error {
 	return hooks.Run("startContainer", s.StartContainer, data, "")
 }
 
-func (s *initStage) closeFDs() error { return s.Process.CloseFDs() }
+func (s *initStage) closeFDs() error {
+	if err := s.Process.CloseFDs(); err != nil || s.start == nil {
+		return err
+	}
+	_, err := s.start.Write([]byte{aboutToExec}) // the filter that is next may not allow it
+	if errors.Is(err, unix.EPIPE) {
+		return nil // start was killed; what it began goes on
+	}
+	return err
+}
+
 func (s *initStage) exec() error     { return s.Process.Execve(s.program) }
 
 func deathSignal(sig unix.Signal) error {

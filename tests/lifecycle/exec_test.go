@@ -84,6 +84,15 @@ func TestProgramThatCannotRun(t *testing.T) {
 			rt.OK("create", "--bundle", testbundle.New(t).Args(x.program).File("bin/junk", "\x7fELFjunk", 0o755).Path(), id)
 			rt.Fails(1, []string{"start", id}, x.want, x.program)
 			rt.OK("delete", "--force", id)
+			rt.Fails(1, []string{"run", "--bundle", testbundle.New(t).Args(x.program).File("bin/junk", "\x7fELFjunk", 0o755).Path(), id}, x.want, x.program)
+			rt.Fails(1, []string{"state", id}, "does not exist")
+			pidFile := t.TempDir() + "/pid"
+			for _, flags := range [][]string{{}, {"--detach", "--pid-file", pidFile}} {
+				rt.Fails(255, append(append([]string{"exec"}, flags...), c.ID, x.program), x.want, x.program)
+			}
+			if _, err := os.Lstat(pidFile); !os.IsNotExist(err) {
+				t.Errorf("pid file of a program that did not run: %v", err)
+			}
 			continue
 		}
 		rt.Fails(255, []string{"exec", c.ID, x.program}, x.want, x.program)
