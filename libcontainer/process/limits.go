@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +20,9 @@ import (
 // before the execve: under a small RLIMIT_AS or RLIMIT_NPROC the Go runtime of the init
 // stage could not get to it.
 func (c *Config) SetRlimits(pid int) error {
+	if err := c.keepOpenFiles(pid); err != nil {
+		return err
+	}
 	for _, r := range c.Rlimits {
 		var now unix.Rlimit
 		err := unix.Prlimit(pid, r.Resource, nil, &now)
@@ -34,6 +40,31 @@ func (c *Config) SetRlimits(pid int) error {
 			return fmt.Errorf("raise the hard limit %s from %s to %s: %w%s",
 				rlimitName(r.Resource), limitText(now.Max), limitText(r.Hard), err, whyNoRaise(r, err))
 		}
+	}
+	return nil
+}
+
+// keepOpenFiles gives pid the soft RLIMIT_NOFILE of our caller, if the config names none.
+// Go raises its own at its start (syscall/rlimit.go) and puts it back for what it starts,
+// but our init stage is forked by hand. Nobody may ask Go what it was; a syscall.Exec
+// that fails puts it back, too.
+func (c *Config) keepOpenFiles(pid int) error {
+	if slices.ContainsFunc(c.Rlimits, func(r Rlimit) bool { return r.Resource == unix.RLIMIT_NOFILE }) {
+		return nil
+	}
+	var raised, callers unix.Rlimit
+	err := unix.Getrlimit(unix.RLIMIT_NOFILE, &raised)
+	if err == nil {
+		_ = syscall.Exec("", []string{""}, nil)
+		err = unix.Getrlimit(unix.RLIMIT_NOFILE, &callers)
+	}
+	if err != nil {
+		return fmt.Errorf("read RLIMIT_NOFILE: %w", err)
+	}
+	// Not by unix.Setrlimit: Go would forget what to put back for hooks.
+	unix.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&raised)), 0, 0, 0)
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &callers, nil); err != nil && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("set RLIMIT_NOFILE of process %d: %w", pid, err)
 	}
 	return nil
 }

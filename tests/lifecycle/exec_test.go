@@ -180,3 +180,25 @@ func TestExecJoinsEverything(t *testing.T) {
 		end(c)
 	}
 }
+
+// Go raises the soft limit of open files for itself; a program that select()s would
+// suffer from it.
+func TestOpenFilesLimitIsTheCallers(t *testing.T) {
+	rt := newRuntime(t)
+	const show = "ulimit -Sn"
+	b := testbundle.New(t).Shell(show)
+	b.Spec.Process.Rlimits = nil
+	sleeping := testbundle.New(t).Args("sleep", "100000")
+	sleeping.Spec.Process.Rlimits = nil
+	c := rt.Create(sleeping)
+	c.Start()
+	for _, args := range [][]string{{"run", "--bundle", b.Path(), rt.ID()}, {"exec", c.ID, "sh", "-c", show}} {
+		cmd := rt.Command(args...)
+		cmd.Args = append([]string{"sh", "-c", `ulimit -Sn 700 && exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
+		cmd.Path = "/bin/sh"
+		if got := rt.Do(cmd); got.Code != 0 || got.Stdout != "700\n" {
+			t.Error(got)
+		}
+	}
+	end(c)
+}
