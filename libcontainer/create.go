@@ -275,12 +275,14 @@ func (rt *Runtime) converse(talk conn, child *nsenter.Child, c *state.Container,
 	if err != nil {
 		return err
 	}
-	st, err := ociState(rec, state.Creating)
-	if err != nil {
-		return err
-	}
-	p.Init.HookState = st
+	var st []byte // what hooks read
 	p.Init.AskHooks = len(p.Prestart)+len(p.CreateRuntime) > 0
+	if p.Init.AskHooks || len(p.Init.CreateContainer)+len(p.Init.StartContainer) > 0 {
+		if st, err = ociState(rec, state.Creating); err != nil {
+			return err
+		}
+		p.Init.HookState = st
+	}
 	if err := talk.sendPlan(&p.Init, files); err != nil && !errors.Is(err, unix.EPIPE) {
 		return err // EPIPE: init has said why, or Failure knows
 	}
@@ -308,6 +310,11 @@ func (rt *Runtime) openFiles(c *state.Container, rec *state.Record, p *plan.Plan
 		return nil, err
 	}
 	files = append(files, root)
+	if p.Init.Rootfs.UserNS && p.Storage.Image != "" && os.Geteuid() == 0 {
+		if err := rt.mapRoot(root, rec.Storage.Driver, child.PID); err != nil {
+			return files, fmt.Errorf("image %q: %w", p.Storage.Image, err)
+		}
+	}
 	gate, err := c.Gate()
 	if err != nil {
 		return files, err
@@ -376,18 +383,38 @@ func announce(child *nsenter.Child, opt CreateOptions) error {
 }
 
 // writePidFile writes the bare number, whole or not at all: shims read it the moment
-// it is there.
+// it is there. The file has no name until it is whole, so a kill leaves no other.
 func writePidFile(path string, pid int) error {
-	dir, name := filepath.Split(path)
-	tmp := filepath.Join(dir, "."+name)
-	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_SYNC, 0o666)
+	f, err := os.OpenFile(filepath.Dir(path), unix.O_TMPFILE|os.O_WRONLY, 0o666)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR) {
+		return renamePidFile(path, pid)
+	}
 	if err != nil {
 		return fmt.Errorf("pid file: %w", err)
 	}
+	defer f.Close()
 	_, err = f.WriteString(strconv.Itoa(pid))
-	if e := f.Close(); err == nil {
-		err = e
+	if err == nil {
+		from := "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) // open(2), O_TMPFILE
+		err = unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+		if errors.Is(err, unix.EEXIST) { // of a former container
+			if err = os.Remove(path); err == nil {
+				err = unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+			}
+		}
 	}
+	if err != nil {
+		return fmt.Errorf("pid file %s: %w", path, err)
+	}
+	return nil
+}
+
+// renamePidFile is for file systems without O_TMPFILE, such as NFS. What a kill leaves
+// is the next one's temporary file.
+func renamePidFile(path string, pid int) error {
+	dir, name := filepath.Split(path)
+	tmp := filepath.Join(dir, "."+name)
+	err := os.WriteFile(tmp, []byte(strconv.Itoa(pid)), 0o666)
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}

@@ -1,6 +1,7 @@
 package libcontainer
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -43,13 +44,28 @@ func (rt *Runtime) Start(id string) error {
 		return fmt.Errorf("cannot start a container in the %s state", status)
 	}
 	if err := openGate(c); err != nil {
-		return err
+		return errors.Join(err, initEnd(rec))
 	}
 	return rt.poststart(c, rec)
 }
 
-// openGate says start and waits for the answer: the end of file comes from the execve,
-// which closes init's end; anything before it is the text of an error.
+// initEnd waits for an init that has said why it cannot go on: who hears of it may
+// delete the container at once, and must not find it running.
+func initEnd(rec *state.Record) error {
+	init, err := rec.Init.Open()
+	if errors.Is(err, state.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer init.Close()
+	return waitExit(init, deadlineNow(), rec.Init.PID)
+}
+
+// openGate says start and waits for the answer. Init writes one byte when nothing is left
+// but the execve, which then closes the connection; anything else is the text of an error,
+// and the end of file alone means that init was killed before.
 func openGate(c *state.Container) error {
 	conn, err := c.Dial()
 	if err != nil {
@@ -59,15 +75,22 @@ func openGate(c *state.Container) error {
 	if _, err := conn.Write([]byte{1}); err != nil {
 		return fmt.Errorf("tell init to start: %w", err)
 	}
-	text, err := io.ReadAll(conn)
+	answer, err := io.ReadAll(conn)
 	if err != nil {
 		return fmt.Errorf("wait for init to start: %w", err)
 	}
-	if len(text) > 0 {
+	text, about := bytes.CutPrefix(answer, []byte{aboutToExec})
+	switch {
+	case len(text) > 0:
 		return errors.New(string(text))
+	case !about:
+		return errors.New("init was killed before it could run the program")
 	}
 	return nil
 }
+
+// aboutToExec is init's byte on the start connection.
+const aboutToExec = 0
 
 // poststart runs the hooks that need the program running. Since runtime-spec 1.3 a
 // failing one fails start, and the container is killed.

@@ -45,8 +45,8 @@ const sealedMark = "_THINRUN_SEALED"
 // write to the host's binary when nobody executes it any more (CVE-2019-5736). Our
 // memory is in its reach too, so of the environment only keep comes along.
 func Reseal(keep func(name string) bool) error {
-	if os.Getenv(sealedMark) != "" {
-		return nil
+	if f := resealed(); f != nil {
+		return f.Close()
 	}
 	exe, err := Self()
 	if err != nil {

@@ -161,7 +161,6 @@ func (p *planner) namespaces() error {
 		o := p.linux.TimeOffsets[clock]
 		cfg.TimeOffsets = append(cfg.TimeOffsets, nsenter.TimeOffset{Clock: clock, Secs: o.Secs, Nanos: o.Nanosecs})
 	}
-	p.Init.NewCgroupNS = p.newNS&nsenter.Cgroup != 0
 	p.Init.LoopbackUp = p.newNS&nsenter.Network != 0
 	p.Init.Hostname, p.Init.Domainname = p.spec.Hostname, p.spec.Domainname
 	return nil

@@ -104,5 +104,4 @@ type Init struct {
 	StartContainer       []hooks.Hook
 	AskHooks             bool   // the parent has hooks to run before pivot_root: tell it when
 	HookState            []byte // the state that those hooks read; the parent fills in the pid
-	NewCgroupNS          bool
 }

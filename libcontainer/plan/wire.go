@@ -18,7 +18,6 @@ func (i *Init) Code(c *wire.Coder) {
 	wire.Slice(c, &i.StartContainer, codeHook)
 	wire.Bool(c, &i.AskHooks)
 	wire.Bytes(c, &i.HookState)
-	wire.Bool(c, &i.NewCgroupNS)
 }
 
 func codeHook(c *wire.Coder, h *hooks.Hook) { h.Code(c) }

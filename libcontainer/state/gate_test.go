@@ -293,7 +293,7 @@ func TestStartTimeBehindAHostileName(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
-	creating, created, stopping := &Record{Phase: PhaseCreating}, &Record{Phase: PhaseCreated}, &Record{Phase: PhaseStopping}
+	creating, created := &Record{Phase: PhaseCreating}, &Record{Phase: PhaseCreated}
 	for _, test := range []struct {
 		name                    string
 		rec                     *Record
@@ -311,8 +311,6 @@ func TestStatus(t *testing.T) {
 		{"ended", created, false, false, false, Stopped},
 		{"ended while frozen", created, false, false, true, Stopped},
 		{"ended, another holds the gate file", created, false, true, false, Stopped},
-		{"delete was cut, init lives", stopping, true, false, false, Running},
-		{"delete was cut, init is dead", stopping, false, false, false, Stopped},
 	} {
 		if got := StatusOf(test.rec, test.alive, test.gateHeld, test.frozen); got != test.want {
 			t.Errorf("%s: %s, want %s", test.name, got, test.want)

@@ -16,7 +16,6 @@ const Version = 1
 const (
 	PhaseCreating = "creating" // resources below may exist or not
 	PhaseCreated  = "created"  // create has returned or is about to
-	PhaseStopping = "stopping" // delete has begun
 )
 
 // Record names every resource of a container. It is on disk before the first of them
@@ -39,7 +38,6 @@ type Record struct {
 	Storage storage.Claim `json:"storage"`
 	// Namespaces that are the container's own, by runtime-spec's names.
 	Namespaces []string `json:"namespaces,omitempty"`
-	IntelRdt   string   `json:"intelRdt,omitempty"` // closID directory that we made
 	Poststop   []Hook   `json:"poststop,omitempty"`
 	// HasPoststart: start has hooks to run, from the saved config.json.
 	HasPoststart bool `json:"hasPoststart,omitempty"`

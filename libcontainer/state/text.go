@@ -57,7 +57,6 @@ func (t *text) record(r *Record) {
 		always(o, "cgroup", &r.Cgroup, cgroup)
 		always(o, "storage", &r.Storage, claim)
 		list(o, "namespaces", &r.Namespaces, str)
-		maybe(o, "intelRdt", &r.IntelRdt, str)
 		list(o, "poststop", &r.Poststop, hook)
 		maybe(o, "hasPoststart", &r.HasPoststart, boolean)
 	})
