@@ -371,8 +371,18 @@ func (s *initStage) startContainer() error {
 	return hooks.Run("startContainer", s.StartContainer, data, "")
 }
 
-func (s *initStage) closeFDs() error { return s.Process.CloseFDs() }
-func (s *initStage) exec() error     { return s.Process.Execve(s.program) }
+func (s *initStage) closeFDs() error {
+	if err := s.Process.CloseFDs(); err != nil || s.start == nil {
+		return err
+	}
+	_, err := s.start.Write([]byte{aboutToExec}) // the filter that is next may not allow it
+	if errors.Is(err, unix.EPIPE) {
+		return nil // start was killed; what it began goes on
+	}
+	return err
+}
+
+func (s *initStage) exec() error { return s.Process.Execve(s.program) }
 
 func deathSignal(sig unix.Signal) error {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(sig), 0, 0, 0); err != nil {
