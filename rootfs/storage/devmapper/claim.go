@@ -44,41 +44,51 @@ type owner struct {
 var errTaken = errors.New("thin id is taken")
 
 // claim takes an id that nobody has: no container, no layer, nobody at work. The pool may
-// still have it, as garbage; create_snap tells.
-func (d *Driver) claim(o owner) (*claim, error) {
+// still have it, as garbage; create_snap tells. save writes the id down before the claim
+// is made, so that a kill in between leaves nothing that no record names; of an id that
+// turns out to be taken the record has the wrong key.
+func (d *Driver) claim(o owner, save func(*claim) error) (*claim, error) {
 	for range 1000 {
-		c, err := d.claimID(d.newID(), o)
-		if !errors.Is(err, errTaken) {
+		c := &claim{thin: d.newID(), key: fmt.Sprintf("%016x", random()), d: d}
+		if save != nil {
+			if err := save(c); err != nil {
+				return nil, err
+			}
+		}
+		d.step("make claim")
+		if err := c.make(o); !errors.Is(err, errTaken) {
 			return c, err
 		}
 	}
 	return nil, fmt.Errorf("pool %s: 1000 random ids are all taken: %w", d.dir, unix.EEXIST)
 }
 
-func (d *Driver) claimID(id uint32, o owner) (*claim, error) {
-	f, err := os.OpenFile(d.openPath(id), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+// make makes and locks the claim's file; errTaken when the id has a holder.
+func (c *claim) make(o owner) error {
+	d := c.d
+	f, err := os.OpenFile(d.openPath(c.thin), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return nil, errTaken
+		return errTaken
 	}
 	if err != nil {
-		return nil, fmt.Errorf("claim: %w", err)
+		return fmt.Errorf("claim: %w", err)
 	}
-	c := &claim{thin: id, key: fmt.Sprintf("%016x", random()), file: f, d: d}
+	c.file = f
 	// Between open and flock a collector may have found the file and taken it away.
 	var st unix.Stat_t
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || unix.Fstat(int(f.Fd()), &st) != nil || st.Nlink == 0 {
 		f.Close()
-		return nil, errTaken
+		return errTaken
 	}
 	// A claim or a layer that has the id was there before it left open/, so now that this
 	// file is there it can be seen.
-	if exists(d.claimPath(id)) || exists(d.layerPath(id)) {
-		return nil, errors.Join(errTaken, c.discard())
+	if exists(d.claimPath(c.thin)) || exists(d.layerPath(c.thin)) {
+		return errors.Join(errTaken, c.discard())
 	}
 	if _, err := f.Write(d.claimText(c, o)); err != nil {
-		return nil, errors.Join(fmt.Errorf("claim: %w", err), c.discard())
+		return errors.Join(fmt.Errorf("claim: %w", err), c.discard())
 	}
-	return c, nil
+	return nil
 }
 
 func exists(path string) bool {

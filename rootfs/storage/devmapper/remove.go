@@ -31,8 +31,12 @@ func (d *Driver) Remove(c storage.Claim) error {
 	// Under the pool's lock, because activation may have collected it. The flock keeps a
 	// second Remove from deleting the id after this one has let it go.
 	held, r, err := d.hold(c)
-	if held == nil {
+	if err != nil {
 		return err
+	}
+	if held == nil {
+		// Perhaps a claim that was cut short by a kill, before it had its key.
+		return p.finish(c.ThinID)
 	}
 	defer held.Close()
 	if c.Pool != p.name() || c.Device != p.thinName(c.ThinID) {

@@ -69,21 +69,15 @@ func (d *Driver) Prepare(req storage.Request, save func(storage.Claim) error) (s
 	return storage.Source{Mount: mnt, Device: dev.Node()}, nil
 }
 
-// snapshot claims a random id, lets the caller write it down, and makes the id a snapshot
+// snapshot lets the caller write a random id down, claims it, and makes the id a snapshot
 // of origin. The kernel's EEXIST is the allocator: an id that is in the pool without a
 // holder is somebody's garbage, and the next one is tried.
 func (p *pool) snapshot(origin layer, o owner, save func(*claim) error) (*claim, error) {
 	for range 1000 {
 		p.step("claim")
-		c, err := p.claim(o)
+		c, err := p.claim(o, save)
 		if err != nil {
 			return nil, err
-		}
-		p.step("save")
-		if save != nil {
-			if err := save(c); err != nil {
-				return nil, errors.Join(err, c.discard())
-			}
 		}
 		p.step("create_snap")
 		err = p.message("create_snap %d %d", c.thin, origin.thin)
