@@ -237,11 +237,21 @@ func oneArg(c *cli.Context, what string) (string, error) {
 	return c.Args().First(), nil
 }
 
+// shorten bounds an error that quotes what somebody wrote into a config: what happened
+// is at both ends.
+func shorten(text string) string {
+	const end = 1024
+	if len(text) <= 2*end {
+		return text
+	}
+	return strings.ToValidUTF8(text[:end], "") + " ... " + strings.ToValidUTF8(text[len(text)-end:], "")
+}
+
 // report writes the one line about an error: to standard error for whoever looks, and
 // to --log in the shape that containerd and Podman parse (the last record with
 // level "error").
 func report(meta map[string]any, err error) {
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	text := shorten(strings.ReplaceAll(err.Error(), "\n", "; "))
 	fmt.Fprintln(os.Stderr, "thinrun:", text)
 	file, _ := meta["log"].(string)
 	if file == "" {

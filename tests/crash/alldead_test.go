@@ -1,0 +1,109 @@
+package crash
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func (p *place) init(id string) int {
+	p.t.Helper()
+	p.ok("state", id)
+	var state struct{ PID int }
+	if err := json.Unmarshal([]byte(p.said()), &state); err != nil || state.PID == 0 {
+		p.t.Fatalf("%v in %s", err, p.said())
+	}
+	return state.PID
+}
+
+// TestNothingStaysWhenAllDie: the kernel itself takes mounts and devices down when init
+// and every thinrun are gone. The host's mount table never shows that there was anything.
+func TestNothingStaysWhenAllDie(t *testing.T) {
+	drivers(t, func(t *testing.T, p *place) {
+		table := func() []byte {
+			b, err := os.ReadFile("/proc/self/mountinfo")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		before := table()
+		devices := p.devices()
+
+		p.ok("create", "--bundle", p.sleeps, "created")
+		p.ok("create", "--bundle", p.sleeps, "started")
+		p.ok("start", "started")
+		// One whose thinrun stays. It is killed as well.
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		args := p.argv("run", "--bundle", p.speaks, "run")
+		run, err := os.StartProcess(args[0], args, &os.ProcAttr{Files: []*os.File{nil, w, w}})
+		w.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(r).ReadString('\n'); err != nil || line != "up\n" {
+			t.Fatalf("%v, %q", err, line)
+		}
+
+		if !bytes.Equal(table(), before) {
+			t.Errorf("the mount table has changed:\n%s\nwas\n%s", table(), before)
+		}
+		if p.pool != nil && len(p.devices()) != len(devices)+3 {
+			t.Errorf("three containers have devices %q, there were %q before", p.devices(), devices)
+		}
+		victims := []*os.Process{run}
+		for _, id := range []string{"created", "started", "run"} {
+			init, err := os.FindProcess(p.init(id)) // holds a pidfd
+			if err != nil {
+				t.Fatal(err)
+			}
+			victims = append(victims, init)
+		}
+		for _, v := range victims {
+			if err := v.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, v := range victims { // all are our children by now
+			if _, err := v.Wait(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for deadline := time.Now().Add(time.Second); len(p.devices()) > len(devices); {
+			if time.Now().After(deadline) {
+				t.Errorf("a second later there are devices %q, there were %q", p.devices(), devices)
+				break
+			}
+			unix.Poll(nil, 5) // the kernel tells nobody
+		}
+		if !bytes.Equal(table(), before) {
+			t.Errorf("the mount table has changed:\n%s\nwas\n%s", table(), before)
+		}
+		for _, id := range []string{"created", "started", "run"} {
+			p.ok("delete", id) // no force: they are dead
+		}
+		p.clean("all dead")
+		if !bytes.Equal(table(), before) {
+			t.Errorf("the mount table has changed:\n%s\nwas\n%s", table(), before)
+		}
+	})
+}
+
+func (p *place) devices() (list []string) {
+	for _, line := range p.rt.Snapshot() {
+		if strings.HasPrefix(line, "dm ") {
+			list = append(list, line)
+		}
+	}
+	return list
+}

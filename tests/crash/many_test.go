@@ -1,0 +1,131 @@
+package crash
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"thinrun/tests/box"
+)
+
+// atOnce runs the commands at once and returns what each ended with and said.
+func (p *place) atOnce(commands ...[]string) (codes []int, said []string) {
+	codes, said = make([]int, len(commands)), make([]string, len(commands))
+	ready := make(chan bool)
+	var all sync.WaitGroup
+	for i, args := range commands {
+		q := p.fork()
+		all.Go(func() {
+			<-ready
+			codes[i] = q.run(args...)
+			said[i] = q.said()
+		})
+	}
+	close(ready)
+	all.Wait()
+	return codes, said
+}
+
+func times(n int, args ...string) (list [][]string) {
+	for range n {
+		list = append(list, args)
+	}
+	return list
+}
+
+// rounds are fewer in the lab for the drivers that have them all on this kernel.
+func (p *place) rounds(n int) int {
+	if box.InLab() && p.driver != "devmapper" {
+		return max(1, n/8)
+	}
+	return n
+}
+
+func TestManyAtOnce(t *testing.T) {
+	drivers(t, func(t *testing.T, p *place) {
+		ids := make(chan string)
+		var workers sync.WaitGroup
+		for range 16 {
+			q := p.fork()
+			workers.Go(func() {
+				for id := range ids {
+					for _, args := range [][]string{{"create", "--bundle", q.sleeps, id}, {"start", id}, {"delete", "--force", id}} {
+						if code := q.run(args...); code != 0 {
+							t.Errorf("thinrun %q: exit code %d: %s", args, code, q.said())
+						}
+					}
+				}
+			})
+		}
+		for i := range p.rounds(200) {
+			ids <- fmt.Sprintf("many-%d", i)
+		}
+		close(ids)
+		workers.Wait()
+		p.clean("many at once")
+	})
+}
+
+func TestOneWinner(t *testing.T) {
+	drivers(t, func(t *testing.T, p *place) {
+		for round := range p.rounds(20) {
+			codes, said := p.atOnce(times(8, "create", "--bundle", p.sleeps, "one")...)
+			winners := 0
+			for i, code := range codes {
+				switch {
+				case code == 0:
+					winners++
+				case code != 1 || !strings.HasSuffix(said[i], "container with given ID already exists"):
+					t.Errorf("round %d: exit code %d: %s", round, code, said[i])
+				}
+			}
+			if winners != 1 {
+				t.Errorf("round %d: %d of 8 creates of one id have won", round, winners)
+			}
+			p.ok("start", "one") // the losers have not harmed it
+			codes, said = p.atOnce(times(8, "delete", "--force", "one")...)
+			for i, code := range codes {
+				if code != 0 {
+					t.Errorf("round %d: one of 8 delete --force: exit code %d: %s", round, code, said[i])
+				}
+			}
+			if !p.clean(fmt.Sprintf("round %d", round)) {
+				return
+			}
+		}
+	})
+}
+
+// TestAllVerbsAtOnce: every command may come too early or too late for the others, and
+// says so in a line; nothing crashes, and nothing is left.
+func TestAllVerbsAtOnce(t *testing.T) {
+	drivers(t, func(t *testing.T, p *place) {
+		const id = "all"
+		for round := range p.rounds(16) {
+			p.ok("create", "--bundle", p.sleeps, id)
+			commands := [][]string{
+				{"start", id}, {"state", id}, {"exec", id, "true"}, {"exec", id, "sleep", "1000"},
+				{"kill", id, "TERM"}, {"kill", id, "KILL"}, {"delete", id}, {"delete", "--force", id},
+			}
+			codes, said := p.atOnce(commands...)
+			for i, code := range codes {
+				legal := code == 0 || code == 1
+				if commands[i][0] == "exec" {
+					legal = legal || code == 255 || code == 128+9 || code == 128+15
+				}
+				if !legal || strings.Contains(said[i], "panic") || strings.Contains(said[i], "BUG") {
+					t.Errorf("round %d: thinrun %q: exit code %d: %.2000s", round, commands[i], code, said[i])
+				}
+			}
+			// The forced one came last or made the others' work undone: it must have been
+			// enough, unless the plain one was before it.
+			if code := codes[len(codes)-1]; code != 0 {
+				t.Errorf("round %d: delete --force: exit code %d: %s", round, code, said[len(said)-1])
+			}
+			if !p.clean(fmt.Sprintf("round %d", round)) {
+				return
+			}
+		}
+	})
+}
