@@ -10,6 +10,7 @@ import (
 
 	"thinrun/image"
 	"thinrun/libcontainer/state"
+	"thinrun/rootfs"
 	"thinrun/rootfs/storage"
 	"thinrun/rootfs/storage/devmapper"
 	"thinrun/rootfs/storage/dir"
@@ -95,6 +96,22 @@ func (rt *Runtime) prepareRoot(c *state.Container, rec *state.Record, req storag
 	req.Layer = img.Layer()
 	src, err := d.Prepare(req, save)
 	return src.Mount, err
+}
+
+// mapRoot makes the files of an image belong to the container's user namespace: they
+// are kept with the ids of the first one. Who is not root there keeps them as its own.
+func (rt *Runtime) mapRoot(root *os.File, driver string, pid int) error {
+	if driver == driverOverlay {
+		// No kernel id-maps a whole overlay, only its layers, since Linux 5.19.
+		rt.Warn("storage: overlay does not map the image's files into the user namespace; they belong to nobody there")
+		return nil
+	}
+	userns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
+	if err != nil {
+		return err
+	}
+	defer userns.Close()
+	return new(rootfs.IDMap).Apply(root, userns)
 }
 
 // removeStorage gives back what the record's claim names.
