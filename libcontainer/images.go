@@ -37,9 +37,13 @@ func (rt *Runtime) driver(name, storageDir string) (imageDriver, error) {
 	case driverDevmapper:
 		return devmapper.Open(storageDir, devmapper.Options{StateRoot: rt.stateRoot()})
 	case driverOverlay:
-		return overlay.Driver{Storage: storageDir}, nil
+		return rt.overlay(storageDir), nil
 	}
 	return nil, fmt.Errorf("BUG: no storage driver %q", name)
+}
+
+func (rt *Runtime) overlay(storageDir string) overlay.Driver {
+	return overlay.Driver{Storage: storageDir, StateRoot: rt.stateRoot()}
 }
 
 // chosenDriver is the one that a new image goes to: devmapper where the kernel has
@@ -188,8 +192,10 @@ func (rt *Runtime) RemoveImage(name string) error {
 	return store.Remove(name, d, rt.usersOf)
 }
 
-// usersOf lists the containers whose records claim a snapshot of layer. A record that
-// cannot be read claims nothing that outlived its create.
+// usersOf lists the containers that are on layer: those of our own state directory by
+// their records, and those of all others that overlay knows. A snapshot does not need its
+// layer any more. A record that is not there claims nothing that outlived its create; one
+// that cannot be read may.
 func (rt *Runtime) usersOf(layer string) []string {
 	store, err := state.Open(rt.Root)
 	if err != nil {
@@ -202,11 +208,27 @@ func (rt *Runtime) usersOf(layer string) []string {
 	}
 	var users []string
 	for _, id := range ids {
-		if rec, err := store.Read(id); err == nil && rec.Storage.Layer == layer {
+		rec, err := store.Read(id)
+		if err == nil && rec.Storage.Layer == layer || err != nil && !isUnclaimed(err) {
 			users = append(users, id)
 		}
 	}
+	if len(users) > 0 {
+		return users
+	}
+	storageDir, err := rt.storageDir()
+	if err == nil {
+		users, err = rt.overlay(storageDir).Users(layer)
+	}
+	if err != nil {
+		return []string{err.Error()}
+	}
 	return users
+}
+
+// isUnclaimed: there is no container, or none that has come to claim something.
+func isUnclaimed(err error) bool {
+	return errors.Is(err, state.ErrNotExist) || errors.Is(err, state.ErrNoRecord)
 }
 
 // GC gives back what dead invocations left: containers whose create was killed, and
@@ -268,7 +290,7 @@ func (rt *Runtime) gcStorage(storageDir string) (freed []string, err error) {
 	images := image.Open(storageDir)
 	var errs []error
 	errs = append(errs, images.Sweep(func(keep func(string) bool) error {
-		gone, err := overlay.Driver{Storage: storageDir}.GC(rt.claimed, keep)
+		gone, err := rt.overlay(storageDir).GC(rt.claimed, keep)
 		freed = append(freed, gone...)
 		return err
 	}))
@@ -321,7 +343,8 @@ func (rt *Runtime) claimed(dir string) bool {
 		return true
 	}
 	for _, id := range ids {
-		if rec, err := store.Read(id); err == nil && rec.Storage.Dir == dir {
+		rec, err := store.Read(id)
+		if err == nil && rec.Storage.Dir == dir || err != nil && !isUnclaimed(err) {
 			return true
 		}
 	}
