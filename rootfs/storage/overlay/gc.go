@@ -12,7 +12,8 @@ import (
 // sealed layers that no image has, and directories of containers that nobody claims.
 // It returns what it took.
 //
-// live is asked about a container's directory, in the form that Claim.Dir has; keep
+// live is asked about a container's directory without a living owner, in the form that
+// Claim.Dir has; keep
 // about a sealed layer's id. Both are asked after the thing has been seen, so they must
 // look at the records then, not remember them: a record is written before the
 // directory it names. When in doubt they say yes.
@@ -32,16 +33,37 @@ func (d Driver) GC(live, keep func(string) bool) (gone []string, err error) {
 	for _, name := range dead {
 		take("layers", name)
 	}
-	names, err := list(d.path("containers"))
+	orphans, err := d.orphans(live)
 	if err != nil {
 		failed = append(failed, err)
 	}
-	for _, name := range names {
-		if isID(name) && !live(d.path("containers", name)) {
-			take("containers", name)
-		}
+	for _, name := range orphans {
+		take("containers", name)
 	}
 	return gone, errors.Join(failed...)
+}
+
+// orphans are the directories of containers that nobody claims. Who is about to write an
+// owner holds the lock; an orphan stays one without it.
+func (d Driver) orphans(live func(string) bool) (orphans []string, err error) {
+	names, err := list(d.path("containers"))
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	unlock, err := d.lock(unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	for _, name := range names {
+		if !isID(name) {
+			continue
+		}
+		if _, owned := d.living(name); !owned && !live(d.path("containers", name)) {
+			orphans = append(orphans, name)
+		}
+	}
+	return orphans, nil
 }
 
 // deadLayers renames dead layers to del-ID, so that the slow part needs no lock.

@@ -8,6 +8,7 @@
 //	layers/new-ID        a layer being written; its writer holds a lock on the directory
 //	layers/del-ID        a layer being removed
 //	containers/NAME/     upper and work of one container; the claim names the directory
+//	containers/NAME/owner  its layer and its state directory
 //	lock                 held while one of the above appears or is judged dead
 //
 // The mount is made by fsopen and never enters a mount table: it is gone with the last
@@ -43,6 +44,9 @@ type Driver struct {
 	// and overlayfs keeps its marks in user.overlay.* (Linux 5.11). A storage is used
 	// one way or the other, never both.
 	UserXattr bool
+	// StateRoot has one directory per container, by its id (--root): a container's
+	// directory here holds as long as that one. Without, GC's live alone tells.
+	StateRoot string
 }
 
 func (d Driver) path(elem ...string) string {
@@ -63,6 +67,9 @@ func (d Driver) Prepare(req storage.Request, save func(storage.Claim) error) (st
 	if err := save(storage.Claim{Driver: Name, Storage: d.Storage, Image: req.Image, Layer: req.Layer, Dir: dir}); err != nil {
 		return storage.Source{}, err
 	}
+	if err := d.makeOwned(dir, req); err != nil {
+		return storage.Source{}, err
+	}
 	mnt, err := d.mountOn(dir, "upper", lower)
 	if err != nil {
 		return storage.Source{}, err
@@ -70,18 +77,9 @@ func (d Driver) Prepare(req storage.Request, save func(storage.Claim) error) (st
 	return storage.Source{Mount: mnt}, nil
 }
 
-// mountOn makes dir with an upper of that name and a work directory, and mounts them
-// on top of lower, whose first is the uppermost.
+// mountOn makes an upper of that name and a work directory in dir, and mounts them on top
+// of lower, whose first is the uppermost.
 func (d Driver) mountOn(dir, name string, lower []*os.File) (*os.File, error) {
-	err := os.Mkdir(dir, 0o700)
-	if errors.Is(err, os.ErrNotExist) {
-		if err = os.MkdirAll(filepath.Dir(dir), 0o700); err == nil {
-			err = os.Mkdir(dir, 0o700)
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
 	upper, work := filepath.Join(dir, name), filepath.Join(dir, "work")
 	// The root of an overlay has the upper directory's owner, mode and times.
 	if err := mkdirLike(upper, lower[0]); err != nil {

@@ -353,6 +353,37 @@ func TestGC(t *testing.T) {
 	}
 }
 
+// A collector knows the records of its own --root only. A container of another one is
+// safe as long as its state directory is there, and a later one of that id is another.
+func TestGCOfAnotherStateRoot(t *testing.T) {
+	dir := scratch(t)
+	ours := Driver{Storage: dir, StateRoot: filepath.Join(dir, "ours")}
+	state := filepath.Join(ours.StateRoot, "c1")
+	must(t, os.MkdirAll(state, 0o700))
+	layer := sealed(t, ours)
+	src, err := ours.Prepare(storage.Request{ContainerID: "c1", Image: "i", Layer: layer}, func(storage.Claim) error { return nil })
+	must(t, err)
+	defer src.Mount.Close()
+
+	theirs := Driver{Storage: dir, StateRoot: filepath.Join(dir, "theirs")}
+	nobody := func(string) bool { return false }
+	all := func(string) bool { return true }
+	if gone, err := theirs.GC(nobody, all); err != nil || len(gone) != 0 {
+		t.Errorf("a living container: gc took %q, %v", gone, err)
+	}
+	if users, err := theirs.Users(layer); err != nil || !slices.Equal(users, []string{state}) {
+		t.Errorf("users %q, %v; want %s", users, err, state)
+	}
+	must(t, os.Rename(state, state+".old")) // keeps the inode from being used again
+	must(t, os.Mkdir(state, 0o700))
+	if users, err := theirs.Users(layer); err != nil || len(users) != 0 {
+		t.Errorf("users of a dead container %q, %v", users, err)
+	}
+	if gone, err := theirs.GC(nobody, all); err != nil || len(gone) != 1 {
+		t.Errorf("a dead container: gc took %q, %v", gone, err)
+	}
+}
+
 // A storage that was never used: nothing to find, nothing made.
 func TestEmptyStorage(t *testing.T) {
 	d := Driver{Storage: filepath.Join(t.TempDir(), "absent")}
