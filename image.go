@@ -44,11 +44,8 @@ func imageCommand() *cli.Command {
 					if err := noArgs(c); err != nil {
 						return err
 					}
-					list, err := runtimeOf(c).Images()
-					if err != nil {
-						return err
-					}
-					return printImages(c, list)
+					list, bad := runtimeOf(c).Images() // what there is, and then the error
+					return errors.Join(printImages(c, list), bad)
 				},
 			},
 			{

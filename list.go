@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -21,28 +22,25 @@ func listCommand() *cli.Command {
 			if err := noArgs(c); err != nil {
 				return err
 			}
-			list, err := runtimeOf(c).List()
-			if err != nil {
-				return err
-			}
+			list, bad := runtimeOf(c).List() // what there is, and then the error
 			switch {
 			case c.Bool("quiet"):
 				for _, st := range list {
 					fmt.Fprintln(c.App.Writer, st.ID)
 				}
 			case c.String("format") == "json":
-				return json.NewEncoder(c.App.Writer).Encode(list)
+				return errors.Join(json.NewEncoder(c.App.Writer).Encode(list), bad)
 			case c.String("format") == "table":
 				w := tabwriter.NewWriter(c.App.Writer, 12, 1, 3, ' ', 0)
 				fmt.Fprint(w, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER\n")
 				for _, st := range list {
 					fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", st.ID, st.PID, st.Status, st.Bundle, st.Created.Format(time.RFC3339Nano), st.Owner)
 				}
-				return w.Flush()
+				return errors.Join(w.Flush(), bad)
 			default:
 				return fmt.Errorf("--format: %q is neither table nor json", c.String("format"))
 			}
-			return nil
+			return bad
 		},
 	}
 }

@@ -8,7 +8,8 @@ import (
 	"thinrun/libcontainer/state"
 )
 
-// List is the state of every container, sorted by id.
+// List is the state of every container, sorted by id. Those that cannot be told are in the
+// error; the others still come.
 func (rt *Runtime) List() ([]State, error) {
 	store, err := state.Open(rt.Root)
 	if err != nil {
@@ -20,17 +21,19 @@ func (rt *Runtime) List() ([]State, error) {
 		return nil, err
 	}
 	var list []State
+	var bad []error
 	for _, id := range ids {
 		st, err := rt.State(id)
 		if errors.Is(err, state.ErrNotExist) { // deleted while we read
 			continue
 		}
 		if err != nil {
-			return nil, err
+			bad = append(bad, err)
+			continue
 		}
 		list = append(list, *st)
 	}
-	return list, nil
+	return list, errors.Join(bad...)
 }
 
 // ownerName is the user's name, or the number when there is none.
