@@ -103,7 +103,7 @@ func labJobs(p pkg) (jobs []job) {
 	switch p.path {
 	case "libcontainer/cgroup":
 		modes = []string{"v2", "v1", "hybrid"}
-	case "libcontainer", "tests/lifecycle", "tests/cli":
+	case "libcontainer", "tests/lifecycle":
 		modes = []string{"v2", "v1"}
 	}
 	for _, mode := range modes {
