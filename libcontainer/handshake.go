@@ -114,7 +114,7 @@ func (c conn) receive() (message, []byte, []*os.File, error) {
 	if err != nil {
 		return 0, nil, nil, os.NewSyscallError("recvmsg", err)
 	}
-	if n == 0 {
+	if n <= 0 {
 		return 0, nil, nil, io.EOF
 	}
 	name := "from init"
@@ -154,7 +154,7 @@ func (c conn) fill(b []byte) error {
 		if err != nil {
 			return os.NewSyscallError("read", err)
 		}
-		if n == 0 {
+		if n <= 0 {
 			return io.ErrUnexpectedEOF
 		}
 		b = b[n:]
@@ -163,7 +163,7 @@ func (c conn) fill(b []byte) error {
 }
 
 // retry repeats what a signal interrupted. A peer that died with our data unread looks
-// like one that hung up: both calls leave n at 0.
+// like one that hung up, but that n is -1 then.
 func retry(call func() error) error {
 	for {
 		switch err := call(); {

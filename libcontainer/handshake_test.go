@@ -3,6 +3,7 @@ package libcontainer
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -104,5 +105,29 @@ func TestParentsEndIsNotACommit(t *testing.T) {
 	unix.Shutdown(parent.fd, unix.SHUT_RDWR)
 	if err := init.ask(msgReady, nil, msgCommit); err == nil {
 		t.Error("init took the parent's death for a commit")
+	}
+}
+
+// TestPeerDiesUnread: init can die with our words unread, at any time, and the kernel
+// says ECONNRESET then instead of the end of file.
+func TestPeerDiesUnread(t *testing.T) {
+	for what, read := range map[string]func(conn) error{
+		"receive": func(c conn) error { _, _, _, err := c.receive(); return err },
+		"word":    func(c conn) error { _, err := c.word(); return err },
+	} {
+		ours, theirs, err := socketPair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ours.Close()
+		if err := ours.send(msgPlan, []byte("unread")); err != nil {
+			t.Fatal(err)
+		}
+		if err := theirs.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := read(ours); !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%s: %v, want the end of file", what, err)
+		}
 	}
 }

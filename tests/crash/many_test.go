@@ -1,12 +1,17 @@
 package crash
 
 import (
+	"bufio"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 
 	"thinrun/tests/box"
+	"thinrun/tests/testbundle"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // atOnce runs the commands at once and returns what each ended with and said.
@@ -123,6 +128,43 @@ func TestAllVerbsAtOnce(t *testing.T) {
 			if code := codes[len(codes)-1]; code != 0 {
 				t.Errorf("round %d: delete --force: exit code %d: %s", round, code, said[len(said)-1])
 			}
+			if !p.clean(fmt.Sprintf("round %d", round)) {
+				return
+			}
+		}
+	})
+}
+
+// TestDeleteWhileItWrites: without a pid namespace the others do not die with init; they
+// write into the root until they do.
+func TestDeleteWhileItWrites(t *testing.T) {
+	drivers(t, func(t *testing.T, p *place) {
+		const id = "writes"
+		b := testbundle.New(t).Without(specs.PIDNamespace).Writable().
+			Shell(`for i in 1 2 3 4 5 6 7 8; do (while :; do mkdir -p /d$i/a/b; echo >/d$i/a/b/f; rm -r /d$i; done) & done; echo up; wait`)
+		if p.driver != "dir" {
+			b.Image("base")
+		}
+		dir := b.Path()
+		for round := range p.rounds(16) {
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			args := p.argv("run", "--detach", "--bundle", dir, id)
+			run, err := os.StartProcess(args[0], args, &os.ProcAttr{Files: []*os.File{nil, w, w}})
+			w.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if line, err := bufio.NewReader(r).ReadString('\n'); err != nil || line != "up\n" {
+				t.Fatalf("%v, %q", err, line)
+			}
+			r.Close()
+			if _, err := run.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			p.ok("delete", "--force", id)
 			if !p.clean(fmt.Sprintf("round %d", round)) {
 				return
 			}
