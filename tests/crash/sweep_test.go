@@ -48,7 +48,7 @@ func TestKilledAnywhere(t *testing.T) {
 		if box.InLab() {
 			steps = 20 // a traced call costs a millisecond there, and a command makes 1,500
 			if p.driver != "devmapper" {
-				n, steps = 15, 5 // the others have it all on this kernel
+				n, steps = 6, 2 // the others have it all on this kernel
 			}
 		}
 		p.sweep(n, steps)
