@@ -65,8 +65,9 @@ func run(h *Hook, state []byte, dir string) error {
 	pid, err := syscall.ForkExec(h.Path, args, &syscall.ProcAttr{
 		Dir: dir, Env: env,
 		Files: []uintptr{stdin.Fd(), theirs.Fd(), theirs.Fd()},
-		// A group of its own, so that the deadline takes its children along.
-		Sys: &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd},
+		// A group of its own, so that the deadline takes its children along. And not
+		// longer alive than we are: it would make things behind the next delete's back.
+		Sys: &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd, Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
 		return err

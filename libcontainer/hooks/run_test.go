@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -201,5 +202,43 @@ func TestNoDescriptorIsLeft(t *testing.T) {
 	}
 	if after := count(); after != before {
 		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
+
+// A hook must not go on making things when the delete of its container is done.
+func TestHookDiesWithUs(t *testing.T) {
+	if dir := os.Getenv("HOOK_OF_THE_DOOMED"); dir != "" {
+		t.Log(Run("createRuntime", []Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo $$ > " + dir + "/pid; exec sleep 100000"}}}, nil, dir))
+		return
+	}
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "pid")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "-test.run=^TestHookDiesWithUs$")
+	cmd.Env = append(os.Environ(), "HOOK_OF_THE_DOOMED="+dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(text(t, fifo))) // opens when the hook runs
+	if err != nil {
+		t.Fatal(err)
+	}
+	hook, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(hook)
+	cmd.Process.Kill()
+	cmd.Wait()
+	fds := []unix.PollFd{{Fd: int32(hook), Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, 5000); n != 1 {
+		unix.PidfdSendSignal(hook, unix.SIGKILL, nil, 0)
+		t.Errorf("the hook lives on: %v", err)
 	}
 }
