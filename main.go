@@ -30,7 +30,7 @@ var version, commit = "0.1.0-dev", ""
 func main() {
 	// The init stage is this binary again, in the container's namespaces. It is looked
 	// for before anything else: every container waits for it.
-	if len(os.Args) == 3 && os.Getenv(libcontainer.InitMark) != "" {
+	if len(os.Args) == 3 && os.Getenv(libcontainer.InitMark) != "" && libcontainer.IsStage(os.Args[1]) {
 		runtime.LockOSThread() // what follows changes this thread only: ids, capabilities, filter
 		os.Exit(libcontainer.Init(os.Args[1], os.Args[2]))
 	}

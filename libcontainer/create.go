@@ -37,8 +37,10 @@ type CreateOptions struct {
 	NoNewKeyring  bool
 	PreserveFDs   int
 	// detach: nobody stays who could hold the terminal; console takes its master else.
-	detach  bool
-	console func(master *os.File) error
+	detach bool
+	// ephemeral: a foreground run, which deletes at its end.
+	ephemeral bool
+	console   func(master *os.File) error
 }
 
 // Create makes the container and leaves its init waiting for start.
@@ -209,7 +211,9 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 		}
 		return nil, err
 	}
-	rec.Phase = state.PhaseCreated
+	// Killed before the commit, we take init along, and gc knows it by this phase; after it
+	// there is a container, of which gc keeps its hands only once the record says created.
+	rec.Phase, rec.Ephemeral = state.PhaseCommitting, opt.ephemeral
 	if err := c.Save(rec); err != nil {
 		return nil, err
 	}
@@ -217,9 +221,21 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 		return nil, err
 	}
 	if err := talk.send(msgCommit, nil); err != nil {
-		return nil, err
+		return nil, errors.Join(err, unannounce(opt))
+	}
+	rec.Phase = state.PhaseCreated
+	if err := c.Save(rec); err != nil {
+		return nil, errors.Join(err, unannounce(opt))
 	}
 	return &created{c, rec, child}, nil
+}
+
+// unannounce takes back the pid file of a container that is not to be.
+func unannounce(opt CreateOptions) error {
+	if opt.PidFile == "" {
+		return nil
+	}
+	return os.Remove(opt.PidFile)
 }
 
 // startStage forks the init stage into the command's namespaces and cgroup and lets it

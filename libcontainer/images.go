@@ -244,8 +244,25 @@ func (rt *Runtime) GC() (freed []string, err error) {
 	return append(freed, gone...), errors.Join(append(errs, err)...)
 }
 
-// gcContainers tears down containers that were never created: their create holds the
-// lock as long as it lives, so who gets the lock knows that it is dead.
+// abandoned tells, of a container whose lock is free, that nobody will delete it: its
+// create was killed, or the run that would have is gone and so is its program.
+func abandoned(rec *state.Record) bool {
+	if rec.Phase != state.PhaseCreated {
+		return true
+	}
+	if !rec.Ephemeral {
+		return false
+	}
+	for _, p := range []state.Process{rec.Runtime, rec.Init} {
+		if alive, err := p.Alive(); alive || err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// gcContainers tears down abandoned containers. A create holds the lock as long as it
+// lives, so who gets the lock knows that it is dead.
 func (rt *Runtime) gcContainers() (freed []string, err error) {
 	store, err := state.Open(rt.Root)
 	if err != nil {
@@ -259,8 +276,10 @@ func (rt *Runtime) gcContainers() (freed []string, err error) {
 	}
 	var errs []error
 	for _, id := range ids {
-		rec, err := store.Read(id)
-		if err == nil && rec.Phase == state.PhaseCreated {
+		if rec, err := store.Read(id); err == nil && !abandoned(rec) || errors.Is(err, state.ErrNotExist) {
+			continue
+		} else if err != nil && !errors.Is(err, state.ErrNoRecord) {
+			errs = append(errs, err) // a newer thinrun's, say
 			continue
 		}
 		c, err := store.Lock(id)
@@ -272,11 +291,11 @@ func (rt *Runtime) gcContainers() (freed []string, err error) {
 			continue
 		}
 		// Under the lock, once more: it may have become a container meanwhile.
-		if rec, err := c.Load(); err != nil || rec.Phase != state.PhaseCreated {
+		if rec, err := c.Load(); errors.Is(err, state.ErrNoRecord) || err == nil && abandoned(rec) {
 			if err := rt.delete(store, c, true); err != nil {
 				errs = append(errs, fmt.Errorf("container %q: %w", id, err))
 			} else {
-				freed = append(freed, fmt.Sprintf("container %q, whose create had died", id))
+				freed = append(freed, fmt.Sprintf("container %q, whose create or run had died", id))
 			}
 		}
 		c.Close()

@@ -106,6 +106,9 @@ var execSteps = [...]step{
 	{"", (*initStage).exec},
 }
 
+// IsStage tells whether word is the first argument of an init stage.
+func IsStage(word string) bool { return word == "init" || word == "exec" }
+
 // Init is main for the init stage: argv is ["thinrun", "init"|"exec", socket]. It
 // returns only when something failed; the parent has the error then.
 func Init(kind, socket string) int {

@@ -40,7 +40,7 @@ func (rt *Runtime) Run(id string, opt RunOptions) (code int, err error) {
 	fg := newForeground(opt.Detach)
 	defer fg.Close()
 	opt.console = fg.console
-	opt.detach = opt.Detach
+	opt.detach, opt.ephemeral = opt.Detach, !opt.Detach && !opt.Keep
 	c, err := rt.create(id, opt.CreateOptions)
 	if err != nil {
 		return 0, err
@@ -60,7 +60,13 @@ func (rt *Runtime) Run(id string, opt RunOptions) (code int, err error) {
 	if opt.Keep || err != nil {
 		return code, err
 	}
-	return code, rt.deleteOurs(c.rec)
+	if err := rt.deleteOurs(c.rec); err != nil {
+		if code == 0 {
+			return 0, err
+		}
+		rt.Warn(err.Error()) // the program's own status says more
+	}
+	return code, nil
 }
 
 // deleteOurs deletes the container of rec, and no other: while it ran, somebody may have
@@ -79,10 +85,11 @@ func (rt *Runtime) deleteOurs(rec *state.Record) error {
 		return err
 	}
 	defer c.Close()
-	if now, err := c.Load(); err != nil || now.Init != rec.Init {
+	now, err := c.Load()
+	if err == nil && now.Init != rec.Init || errors.Is(err, state.ErrNotExist) {
 		return nil
 	}
-	return rt.delete(store, c, true)
+	return rt.delete(store, c, true) // which knows what to do without a record
 }
 
 // startCreated opens the gate of a container whose lock we hold.

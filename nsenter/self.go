@@ -95,19 +95,16 @@ func overlaySelf() (*os.File, error) {
 	if err := unix.Stat("/proc/self/exe", &want); err != nil {
 		return nil, err
 	}
-	// Overlay without an upper layer wants two lower ones: an empty tmpfs is the other.
-	empty, err := detached("tmpfs", nil)
-	if err != nil {
-		return nil, err
-	}
-	defer empty.Close()
 	dir, err := unix.Open(filepath.Dir(exe), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(dir)
-	// By descriptor, because a path may hold the separators ':' and ','.
-	lower := fmt.Sprintf("/proc/self/fd/%d:/proc/self/fd/%d", dir, empty.Fd())
+	// Overlay without an upper layer wants two lower ones, before Linux 6.15 both in our
+	// mount namespace (clone_private_mount). What is in the second does not matter: the
+	// first hides it, and nobody gets a descriptor of a directory.
+	// The first goes by descriptor, because a path may hold the separators ':' and ','.
+	lower := fmt.Sprintf("/proc/self/fd/%d:/sys", dir)
 	mnt, err := detached("overlay", map[string]string{"lowerdir": lower})
 	if err != nil {
 		return nil, err

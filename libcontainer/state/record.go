@@ -14,8 +14,9 @@ const Version = 1
 
 // Phases of a record. They say what has been promised, not what is true now: see Status.
 const (
-	PhaseCreating = "creating" // resources below may exist or not
-	PhaseCreated  = "created"  // create has returned or is about to
+	PhaseCreating   = "creating"   // resources below may exist or not
+	PhaseCommitting = "committing" // all is made; init has not been told that it may outlive create
+	PhaseCreated    = "created"    // create has returned or is about to
 )
 
 // Record names every resource of a container. It is on disk before the first of them
@@ -41,6 +42,9 @@ type Record struct {
 	Poststop   []Hook   `json:"poststop,omitempty"`
 	// HasPoststart: start has hooks to run, from the saved config.json.
 	HasPoststart bool `json:"hasPoststart,omitempty"`
+	// Ephemeral: a foreground run deletes the container when its program has ended. When
+	// Runtime was killed before it could, gc does it.
+	Ephemeral bool `json:"ephemeral,omitempty"`
 }
 
 // Process is a process that cannot be mistaken for another. A pid is reused, and within

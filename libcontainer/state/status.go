@@ -17,7 +17,7 @@ const (
 // is the cgroup's. A nil record (ErrNoRecord) is a claim and no more.
 func StatusOf(rec *Record, alive, gateHeld, frozen bool) Status {
 	switch {
-	case rec == nil, rec.Phase == PhaseCreating:
+	case rec == nil, rec.Phase == PhaseCreating, rec.Phase == PhaseCommitting:
 		return Creating
 	case !alive:
 		return Stopped

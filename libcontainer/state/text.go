@@ -59,6 +59,7 @@ func (t *text) record(r *Record) {
 		list(o, "namespaces", &r.Namespaces, str)
 		list(o, "poststop", &r.Poststop, hook)
 		maybe(o, "hasPoststart", &r.HasPoststart, boolean)
+		maybe(o, "ephemeral", &r.Ephemeral, boolean)
 	})
 }
 
