@@ -99,6 +99,49 @@ func TestNothingStaysWhenAllDie(t *testing.T) {
 	})
 }
 
+// TestGCTakesWhatAKilledRunLeft: a foreground run deletes its container at the end. When
+// it is killed, gc does that, and not before the program has ended.
+func TestGCTakesWhatAKilledRunLeft(t *testing.T) {
+	drivers(t, func(t *testing.T, p *place) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		args := p.argv("run", "--bundle", p.speaks, "run")
+		run, err := os.StartProcess(args[0], args, &os.ProcAttr{Files: []*os.File{nil, w, w}})
+		w.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(r).ReadString('\n'); err != nil || line != "up\n" {
+			t.Fatalf("%v, %q", err, line)
+		}
+		init, err := os.FindProcess(p.init("run"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		end := func(victim *os.Process) {
+			t.Helper()
+			if err := victim.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := victim.Wait(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		end(run)
+		p.ok("gc")
+		p.ok("state", "run") // its program still runs
+		end(init)
+		p.ok("gc")
+		p.clean("gc")
+		if !p.refused("state", "run") {
+			t.Error("the container is still there")
+		}
+	})
+}
+
 func (p *place) devices() (list []string) {
 	for _, line := range p.rt.Snapshot() {
 		if strings.HasPrefix(line, "dm ") {
