@@ -456,6 +456,20 @@ func TestTakenIDs(t *testing.T) {
 	if !exists(d.claimPath(other.ThinID)) || !exists(d.layerPath(mustID(t, layer))) {
 		t.Error("the other container's claim or the layer is gone")
 	}
+	// Nor does it wait for an owner that is at work.
+	l, err := d.NewLayer("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := saved[0]
+	foreign.ThinID = l.(*open).layer.thin
+	foreign.Device = strings.Replace(foreign.Device, fmt.Sprintf("%06x", saved[0].ThinID), fmt.Sprintf("%06x", foreign.ThinID), 1)
+	if err := d.Remove(foreign); err != nil {
+		t.Error(err)
+	}
+	if _, err := l.Commit(); err != nil {
+		t.Errorf("the layer that was being written: %v", err)
+	}
 	got, err := d.GC()
 	if err != nil || !slices.Equal(got.Removed, []uint32{4711}) {
 		t.Errorf("GC removed %d, %v; want 4711 alone", got.Removed, err)

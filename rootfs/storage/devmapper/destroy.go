@@ -139,7 +139,7 @@ func (p *pool) waitReleased(b backing) error {
 	if err == nil {
 		defer unix.Close(events)
 	}
-	for deadline := time.Now().Add(removeWait); ; {
+	for deadline := p.removeBy(); ; {
 		held, err := p.heldBy(b, f)
 		if err != nil {
 			return p.fail("%w", err)

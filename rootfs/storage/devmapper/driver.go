@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"thinrun/rootfs/storage/devmapper/devnode"
 	"thinrun/rootfs/storage/devmapper/dm"
@@ -53,6 +54,9 @@ type Options struct {
 	StateRoot string
 	// Pool is what the first layer makes when there is no pool.
 	Pool PoolOptions
+
+	// RemoveWait bounds the wait for the last user of a device that is to go; 0: 2 s.
+	RemoveWait time.Duration
 
 	// Step is called before each step, NewID instead of a random id: for tests, which
 	// die between steps and force collisions.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -308,7 +309,7 @@ func TestFullDisk(t *testing.T) {
 
 // TestHeldOpen: what cannot be removed is named, and can be removed later.
 func TestHeldOpen(t *testing.T) {
-	d := fresh(t, Options{})
+	d := fresh(t, Options{RemoveWait: 100 * time.Millisecond})
 	layer := image(t, d)
 	src, c := prepared(t, d, layer)
 	oneLine(t, d.Remove(c), unix.EBUSY, c.Device+" ("+src.Device+") is held open by 1 others")

@@ -57,7 +57,15 @@ func (d *Driver) Remove(c storage.Claim) error {
 // waits for one who is still making the snapshot, the file moves from open/ to claims/.
 func (d *Driver) hold(c storage.Claim) (*os.File, record, error) {
 	for _, path := range []string{d.claimPath(c.ThinID), d.openPath(c.ThinID), d.claimPath(c.ThinID)} {
-		f, r, err := d.lockClaim(path, unix.LOCK_EX)
+		f, r, err := d.lockClaim(path, unix.LOCK_EX|unix.LOCK_NB)
+		if f == nil && err == nil && exists(path) {
+			// Somebody is at work on it: for this container, or, when the record names an id
+			// that it never got, on a layer, which may take as long as a download.
+			if r, e := readRecord(path); e == nil && r.str("key") != c.Key {
+				continue
+			}
+			f, r, err = d.lockClaim(path, unix.LOCK_EX)
+		}
 		if err != nil {
 			return nil, nil, err
 		}

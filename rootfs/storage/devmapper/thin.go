@@ -56,9 +56,14 @@ func (p *pool) thinOf(name string) (uint32, bool) {
 	return uint32(id), err == nil
 }
 
-// removeWait bounds how long a removal waits for the last user of a device. A mount goes
+// removeBy bounds how long a removal waits for the last user of a device. A mount goes
 // with the last process of its namespace, so by then only the kernel's own work is left.
-const removeWait = 2 * time.Second
+func (d *Driver) removeBy() time.Time {
+	if d.opts.RemoveWait > 0 {
+		return time.Now().Add(d.opts.RemoveWait)
+	}
+	return time.Now().Add(2 * time.Second)
+}
 
 // removeDevice takes a dm device away, whatever state a killed process left it in; that
 // there is none is fine. A device that is still open is marked to go with its last user,
@@ -107,7 +112,7 @@ func (p *pool) removeLater(name string) error {
 		return err
 	}
 	number := ""
-	for deadline := time.Now().Add(removeWait); ; {
+	for deadline := p.removeBy(); ; {
 		info, err := p.ctl.Info(name)
 		if errors.Is(err, unix.ENXIO) && number != "" {
 			return p.waitTornDown(number)
@@ -185,7 +190,7 @@ func (p *pool) waitTornDown(number string) error {
 	if err == nil {
 		defer unix.Close(events)
 	}
-	for deadline := time.Now().Add(removeWait); !p.tornDown(number); {
+	for deadline := p.removeBy(); !p.tornDown(number); {
 		if !time.Now().Before(deadline) {
 			return fmt.Errorf("device %s is still being removed: %w", number, unix.EBUSY)
 		}
@@ -205,7 +210,7 @@ func (p *pool) drop(id uint32) error {
 		if e == nil {
 			defer unix.Close(events)
 		}
-		for deadline := time.Now().Add(removeWait); ; {
+		for deadline := p.removeBy(); ; {
 			if err = p.message("delete %d", id); !errors.Is(err, unix.EBUSY) || !time.Now().Before(deadline) {
 				break
 			}
