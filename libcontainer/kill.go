@@ -80,8 +80,8 @@ func signalCgroup(rec *state.Record, sig unix.Signal) error {
 // ParseSignal takes a number, NAME or SIGNAME in any case, and crun's RTMIN+n.
 func ParseSignal(word string) (unix.Signal, error) {
 	if n, err := strconv.Atoi(word); err == nil {
-		if n < 1 || n > 64 {
-			return 0, fmt.Errorf("signal %d is not between 1 and 64", n)
+		if n < 0 || n > 64 { // 0 asks whether init is there; kill(2)
+			return 0, fmt.Errorf("signal %d is not between 0 and 64", n)
 		}
 		return unix.Signal(n), nil
 	}

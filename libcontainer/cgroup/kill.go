@@ -88,8 +88,28 @@ func (c *Cgroup) Signal(sig unix.Signal) error {
 	if err != nil {
 		return err
 	}
+	held := map[int]int{}
+	defer func() {
+		for _, fd := range held {
+			unix.Close(fd)
+		}
+	}()
 	for _, pid := range pids {
-		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil { // else it has ended
+			held[pid] = fd
+		}
+	}
+	// A pid of the first list may be another's by now; one that is in the list while we
+	// hold it is the container's.
+	if pids, err = c.Procs(); err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		fd, ok := held[pid]
+		if !ok {
+			continue
+		}
+		if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("signal process %d: %w", pid, err)
 		}
 	}

@@ -153,7 +153,7 @@ func TestMistakesAreOneLine(t *testing.T) {
 	for _, format := range [][]string{{"list", "--format", "xml"}, {"image", "list", "--format", "xml"}} {
 		th.fails(1, format, "xml")
 	}
-	for _, sig := range []string{"0", "65", "-1", "99999999999999999999", "SIGNOSUCH", "SIG", "TERM ", "1.5", "RTMIN+31"} {
+	for _, sig := range []string{"65", "-1", "99999999999999999999", "SIGNOSUCH", "SIG", "TERM ", "1.5", "RTMIN+31"} {
 		th.fails(1, []string{"kill", "x", sig}, "signal", strings.TrimSpace(sig))
 	}
 	if _, err := os.Stat(th.root); err == nil {
