@@ -119,7 +119,7 @@ func labJobs(p pkg) (jobs []job) {
 func limit(p pkg) time.Duration {
 	switch {
 	case strings.HasPrefix(p.path, "tests/"):
-		return 12 * time.Minute
+		return 15 * time.Minute
 	case strings.HasPrefix(p.path, "rootfs/storage/"):
 		return 6 * time.Minute
 	}
