@@ -56,7 +56,11 @@ func (rt *Runtime) Create(id string, opt CreateOptions) error {
 
 // DryRun is the plan that Create would follow. It touches nothing.
 func (rt *Runtime) DryRun(id string, opt CreateOptions) (*plan.Plan, error) {
-	_, p, err := rt.plan(id, opt)
+	host, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	_, p, err := rt.plan(id, opt, host)
 	return p, err
 }
 
@@ -73,7 +77,7 @@ func (c *created) Close() {
 }
 
 // plan reads the config and decides, without a trace on the system.
-func (rt *Runtime) plan(id string, opt CreateOptions) (*bundle.Bundle, *plan.Plan, error) {
+func (rt *Runtime) plan(id string, opt CreateOptions, host cgroup.Host) (*bundle.Bundle, *plan.Plan, error) {
 	if err := state.CheckID(id); err != nil {
 		return nil, nil, err
 	}
@@ -83,10 +87,6 @@ func (rt *Runtime) plan(id string, opt CreateOptions) (*bundle.Bundle, *plan.Pla
 		if b, err = bundle.Load(opt.Bundle, opt.Config); err != nil {
 			return nil, nil, err
 		}
-	}
-	host, err := cgroup.Detect()
-	if err != nil {
-		return nil, nil, err
 	}
 	root, err := filepath.Abs(rt.Root)
 	if err != nil {
@@ -126,7 +126,11 @@ func (rt *Runtime) plan(id string, opt CreateOptions) (*bundle.Bundle, *plan.Pla
 // create is the story: claim, record, cgroup, child, root, conversation, commit.
 // Whatever fails after the claim is given back by the teardown that delete uses.
 func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) {
-	b, p, err := rt.plan(id, opt)
+	host, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	b, p, err := rt.plan(id, opt, host)
 	if err != nil {
 		return nil, err
 	}
@@ -140,13 +144,10 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 			}
 		}
 	}
-	if p.Init.Process.Terminal && opt.detach && opt.ConsoleSocket == "" {
-		return nil, errors.New("cannot allocate tty if thinrun will detach without setting console socket")
+	if err := checkConsole(p.Init.Process.Terminal, opt.detach, opt.ConsoleSocket); err != nil {
+		return nil, err
 	}
-	if opt.ConsoleSocket != "" && !(p.Init.Process.Terminal && opt.detach) {
-		return nil, errors.New("cannot use console socket if thinrun will not detach or allocate tty")
-	}
-	cg, err := newCgroup(p)
+	cg, err := newCgroup(p, host)
 	if err != nil {
 		return nil, err
 	}
@@ -228,6 +229,18 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 		return nil, errors.Join(err, unannounce(opt))
 	}
 	return &created{c, rec, child}, nil
+}
+
+// checkConsole: a terminal needs somebody who holds its master when we have gone, and
+// nobody else is to get it. The words are runc's.
+func checkConsole(terminal, detach bool, socket string) error {
+	if terminal && detach && socket == "" {
+		return errors.New("cannot allocate tty if thinrun will detach without setting console socket")
+	}
+	if socket != "" && !(terminal && detach) {
+		return errors.New("cannot use console socket if thinrun will not detach or allocate tty")
+	}
+	return nil
 }
 
 // unannounce takes back the pid file of a container that is not to be.
@@ -474,13 +487,9 @@ func newRecord(p *plan.Plan, cg *cgroup.Cgroup) (*state.Record, error) {
 	return rec, nil
 }
 
-func newCgroup(p *plan.Plan) (*cgroup.Cgroup, error) {
+func newCgroup(p *plan.Plan, host cgroup.Host) (*cgroup.Cgroup, error) {
 	if p.Cgroup.Disabled {
 		return nil, nil
-	}
-	host, err := cgroup.Detect()
-	if err != nil {
-		return nil, err
 	}
 	return cgroup.New(p.Cgroup, host)
 }

@@ -75,11 +75,8 @@ func (rt *Runtime) Exec(id string, opt ExecOptions) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if opt.Detach && p.Init.Process.Terminal && opt.ConsoleSocket == "" {
-		return 0, errors.New("cannot allocate tty if thinrun will detach without setting console socket")
-	}
-	if opt.ConsoleSocket != "" && !(opt.Detach && p.Init.Process.Terminal) {
-		return 0, errors.New("cannot use console socket if thinrun will not detach or allocate tty")
+	if err := checkConsole(p.Init.Process.Terminal, opt.Detach, opt.ConsoleSocket); err != nil {
+		return 0, err
 	}
 	fg := newForeground(opt.Detach)
 	defer fg.Close()

@@ -81,8 +81,8 @@ var initSteps = [...]step{
 	{"ready", (*initStage).ready},
 	{"wait for start", (*initStage).gate},
 	{"startContainer hooks", (*initStage).startContainer},
-	// With no_new_privs the filter comes last: all it must allow is execve.
 	{"descriptors", (*initStage).closeFDs},
+	// With no_new_privs the filter comes last: all it must allow is execve.
 	{"seccomp", (*initStage).seccompLast},
 	{"", (*initStage).exec},
 }

@@ -86,7 +86,7 @@ func (rt *Runtime) deleteOurs(rec *state.Record) error {
 	}
 	defer c.Close()
 	now, err := c.Load()
-	if err == nil && now.Init != rec.Init || errors.Is(err, state.ErrNotExist) {
+	if err == nil && now.Init != rec.Init {
 		return nil
 	}
 	return rt.delete(store, c, true) // which knows what to do without a record
