@@ -68,7 +68,7 @@ func (s *Store) Import(ctx context.Context, im Import) (*Image, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("import %s: %w", im.Source, err), layer.Abort())
 	}
-	id, err := layer.Commit()
+	id, err := layer.Commit("")
 	if err != nil {
 		return nil, errors.Join(err, layer.Abort())
 	}

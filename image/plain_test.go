@@ -45,6 +45,10 @@ func (p *plainStore) RemoveLayer(id string) error {
 	return os.RemoveAll(filepath.Join(p.dir, id))
 }
 
+func (p *plainStore) Fork(storage.Claim) (storage.Layer, error) { return nil, errors.ErrUnsupported }
+
+func (p *plainStore) Layers() ([]storage.LayerInfo, error) { return nil, nil }
+
 // has lists the layers, half-made ones too.
 func (p *plainStore) has(t *testing.T) (list []string) {
 	t.Helper()
@@ -65,7 +69,7 @@ type plainLayer struct {
 
 func (l *plainLayer) Root() *os.File { return l.root }
 
-func (l *plainLayer) Commit() (string, error) {
+func (l *plainLayer) Commit(chain string) (string, error) {
 	if l.p.fail == "commit" {
 		return "", errPlain
 	}
@@ -126,8 +130,8 @@ func (p *prefixed) NewLayer(parent string) (storage.Layer, error) {
 	return prefixedLayer{l, filepath.Base(p.dir) + "-"}, err
 }
 
-func (l prefixedLayer) Commit() (string, error) {
-	id, err := l.Layer.Commit()
+func (l prefixedLayer) Commit(chain string) (string, error) {
+	id, err := l.Layer.Commit(chain)
 	return l.prefix + id, err
 }
 

@@ -336,14 +336,14 @@ func (rt *Runtime) gcStorage(storageDir string) (freed []string, err error) {
 		if err != nil {
 			return err
 		}
-		for _, id := range layers {
-			if keep(id) {
+		for _, l := range layers {
+			if keep(l.ID) {
 				continue
 			}
-			if err := d.RemoveLayer(id); err != nil {
+			if err := d.RemoveLayer(l.ID); err != nil {
 				return err
 			}
-			freed = append(freed, "layer "+id+", which no image names")
+			freed = append(freed, "layer "+l.ID+", which no image names")
 		}
 		return nil
 	}))

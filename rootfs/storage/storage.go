@@ -50,10 +50,23 @@ type Driver interface {
 // are written once, sealed, and then the origin of snapshots.
 type LayerStore interface {
 	// NewLayer starts a layer on top of parent ("" = an empty file system). Nothing of it
-	// is an image until Commit; a half-made layer is garbage that GC takes.
+	// is an image until Commit; a half-made layer is garbage that GC takes. A layer that is
+	// only read and then aborted is a view of its parent.
 	NewLayer(parent string) (Layer, error)
+	// Fork starts a layer that holds what a container's root holds now, running or not; its
+	// parent is the container's layer. While it is taken nobody writes to the root.
+	Fork(Claim) (Layer, error)
+	// Layers lists the sealed layers.
+	Layers() ([]LayerInfo, error)
 	// RemoveLayer gives a sealed layer back; the caller knows that nobody uses it.
 	RemoveLayer(id string) error
+}
+
+// LayerInfo is a sealed layer.
+type LayerInfo struct {
+	ID     string
+	Parent string // "" at the bottom
+	Chain  string // as Commit was given it
 }
 
 // Layer is being written.
@@ -61,7 +74,25 @@ type Layer interface {
 	// Root is a directory descriptor of the layer's whole tree, parent's files included.
 	Root() *os.File
 	// Commit makes all of it durable and seals it; the id is what Prepare and NewLayer take.
-	Commit() (id string, err error)
+	// chain is the layer's OCI chain id ("sha256:..."), by which another image finds and
+	// shares it; "" for a layer that nobody will look for. It is part of the layer's own
+	// record, so a sealed layer and its chain id cannot get lost from each other.
+	Commit(chain string) (id string, err error)
 	// Abort throws it away. After Commit it does nothing.
 	Abort() error
+}
+
+// Meter is a driver that knows how much space things take.
+type Meter interface {
+	// DiskOf is the disk of one container, cheaply: the cost is in what it has written.
+	DiskOf(Claim) (Disk, error)
+	// Exclusive is, per group of layers, how many bytes would come back if all of the group
+	// were removed and nothing else. It reads the metadata of everything there is.
+	Exclusive(groups map[string][]string) (map[string]uint64, error)
+}
+
+// Disk is a container's root in bytes.
+type Disk struct {
+	Size uint64 // the most that it may hold; 0: no limit of its own
+	Used uint64 // its own: not shared with its image
 }

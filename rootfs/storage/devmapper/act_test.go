@@ -70,7 +70,7 @@ func (a act) run() error {
 		if err := unix.Mkdirat(int(l.Root().Fd()), "made", 0o755); err != nil {
 			return err
 		}
-		_, err = l.Commit()
+		_, err = l.Commit("")
 		return err
 	case "prepare":
 		_, err := d.Prepare(storage.Request{ContainerID: "c1", Image: "i", Layer: a.Layer}, saveTo(a.Claim))
@@ -183,7 +183,7 @@ func image(t *testing.T, d *Driver) string {
 	if err := writeIn(l.Root(), "hello", []byte("layer")); err != nil {
 		t.Fatal(err)
 	}
-	id, err := l.Commit()
+	id, err := l.Commit("")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -284,9 +284,9 @@ func TestKilledAnywhere(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					for _, id := range ids {
-						if id != layer {
-							if err := d.RemoveLayer(id); err != nil {
+					for _, l := range ids {
+						if l.ID != layer {
+							if err := d.RemoveLayer(l.ID); err != nil {
 								t.Error(err)
 							}
 						}
@@ -467,7 +467,7 @@ func TestTakenIDs(t *testing.T) {
 	if err := d.Remove(foreign); err != nil {
 		t.Error(err)
 	}
-	if _, err := l.Commit(); err != nil {
+	if _, err := l.Commit(""); err != nil {
 		t.Errorf("the layer that was being written: %v", err)
 	}
 	got, err := d.GC()
@@ -561,7 +561,7 @@ func TestReboot(t *testing.T) {
 	if err != nil || s.Active || s.Mode != "inactive" || s.Problem != "" || s.Data.UsedBytes == 0 {
 		t.Errorf("status of the inactive pool: %+v, %v", s, err)
 	}
-	if ids, err := d.Layers(); err != nil || !slices.Equal(ids, []string{layer}) {
+	if ids, err := d.Layers(); err != nil || len(ids) != 1 || ids[0].ID != layer {
 		t.Errorf("layers %q, %v; want %q", ids, err, layer)
 	}
 	next, _ := prepared(t, again(t, d), layer)

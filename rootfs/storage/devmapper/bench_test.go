@@ -55,7 +55,7 @@ func BenchmarkContainer(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			layer, err := l.Commit()
+			layer, err := l.Commit("")
 			if err != nil {
 				b.Fatal(err)
 			}

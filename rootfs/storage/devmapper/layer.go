@@ -20,6 +20,7 @@ type layer struct {
 	thin    uint32
 	created uint32 // the pool's clock; with it an id that was used again is another layer
 	parent  string
+	chain   string // OCI chain id
 	bytes   uint64 // of the virtual disk
 	base    bool
 }
@@ -50,7 +51,11 @@ func (d *Driver) layer(id string) (layer, error) {
 	if err != nil {
 		return layer{}, fmt.Errorf("pool %s: layer %q: %w", d.dir, id, err)
 	}
-	return layer{thin, created, r.str("parent"), r.num("bytes"), r.yes("base")}, nil
+	return recorded(thin, r), nil
+}
+
+func recorded(thin uint32, r record) layer {
+	return layer{thin, uint32(r.num("created")), r.str("parent"), r.str("chain"), r.num("bytes"), r.yes("base")}
 }
 
 func parseLayerID(id string) (thin, created uint32, ok bool) {
@@ -62,24 +67,34 @@ func parseLayerID(id string) (thin, created uint32, ok bool) {
 
 func (p *pool) writeLayer(l layer) error {
 	err := writeDurable(p.layerPath(l.thin), lines("thinId", l.thin, "created", l.created,
-		"parent", l.parent, "bytes", l.bytes, "fs", "ext4", "base", l.base))
+		"parent", l.parent, "chain", l.chain, "bytes", l.bytes, "fs", "ext4", "base", l.base))
 	if err != nil {
 		return p.fail("layer %s: %w", l.id(), err)
 	}
 	return nil
 }
 
-// Layers lists the sealed layers but for the base: the image store compares them with
-// what its images use.
-func (d *Driver) Layers() ([]string, error) {
+// Layers lists the sealed layers but for the base, which is the pool's own.
+func (d *Driver) Layers() ([]storage.LayerInfo, error) {
 	list, err := d.layers()
-	ids := make([]string, 0, len(list))
+	infos := make([]storage.LayerInfo, 0, len(list))
+	base := ""
 	for _, l := range list {
-		if !l.base {
-			ids = append(ids, l.id())
+		if l.base {
+			base = l.id()
 		}
 	}
-	return ids, err
+	for _, l := range list {
+		if l.base {
+			continue
+		}
+		info := storage.LayerInfo{ID: l.id(), Parent: l.parent, Chain: l.chain}
+		if info.Parent == base {
+			info.Parent = ""
+		}
+		infos = append(infos, info)
+	}
+	return infos, err
 }
 
 func (d *Driver) layers() ([]layer, error) {
@@ -106,7 +121,7 @@ func (d *Driver) layers() ([]layer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("pool: %w", err)
 		}
-		list = append(list, layer{uint32(thin), uint32(r.num("created")), r.str("parent"), r.num("bytes"), r.yes("base")})
+		list = append(list, recorded(uint32(thin), r))
 	}
 	return list, nil
 }
@@ -170,7 +185,7 @@ func (d *Driver) NewLayer(parent string) (storage.Layer, error) {
 
 func (l *open) Root() *os.File { return l.root }
 
-func (l *open) Commit() (string, error) {
+func (l *open) Commit(chain string) (string, error) {
 	if l.over {
 		return "", errors.New("layer: committed or aborted already")
 	}
@@ -202,6 +217,7 @@ func (l *open) Commit() (string, error) {
 		if l.layer.created, err = p.created(l.layer.thin); err != nil {
 			return err
 		}
+		l.layer.chain = chain
 		l.d.step("seal")
 		return p.writeLayer(l.layer)
 	}()
@@ -310,6 +326,11 @@ func (d *Driver) reclaim(id uint32, o owner) (*claim, error) {
 		return nil, errors.Join(fmt.Errorf("claim: %w", err), c.discard())
 	}
 	return c, nil
+}
+
+// Fork is not there yet.
+func (d *Driver) Fork(storage.Claim) (storage.Layer, error) {
+	return nil, fmt.Errorf("fork: %w", errors.ErrUnsupported)
 }
 
 var _ storage.LayerStore = (*Driver)(nil)

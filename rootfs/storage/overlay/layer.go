@@ -128,7 +128,7 @@ func (d Driver) probeXattr(dir *os.File) error {
 func (l *layer) Root() *os.File { return l.root }
 
 // Commit makes the layer durable: its files first, then its name.
-func (l *layer) Commit() (string, error) {
+func (l *layer) Commit(chain string) (string, error) {
 	if l.dir == nil {
 		return "", errors.New("layer: already committed or aborted")
 	}
@@ -138,6 +138,9 @@ func (l *layer) Commit() (string, error) {
 	}
 	name := "new-" + l.id
 	if err := removeBelow(int(l.dir.Fd()), l.dir.Name(), "work"); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(l.dir.Name(), "chain"), []byte(chain), 0o600); err != nil {
 		return "", err
 	}
 	if err := unix.Syncfs(int(l.dir.Fd())); err != nil {
@@ -166,6 +169,42 @@ func (l *layer) Abort() error {
 	l.dir.Close() // and with it the lock, so that GC does not meet us
 	l.dir = nil
 	return err
+}
+
+// Layers lists the sealed layers.
+func (d Driver) Layers() (infos []storage.LayerInfo, err error) {
+	names, err := list(d.path("layers"))
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range names {
+		if !isID(id) {
+			continue
+		}
+		below, err := d.chain(id)
+		if errors.Is(err, ErrNoLayer) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		info := storage.LayerInfo{ID: id}
+		if len(below) > 1 {
+			info.Parent = below[1]
+		}
+		chain, err := os.ReadFile(d.path("layers", id, "chain"))
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // layers of before have none
+			return nil, err
+		}
+		info.Chain = string(chain)
+		infos = append(infos, info)
+	}
+	return infos, nil
+}
+
+// Fork is not there yet.
+func (d Driver) Fork(storage.Claim) (storage.Layer, error) {
+	return nil, fmt.Errorf("fork: %w", errors.ErrUnsupported)
 }
 
 // RemoveLayer removes a sealed layer. One that is not there is content to be gone.

@@ -5,6 +5,7 @@
 //
 //	layers/ID/fs         a sealed layer's own files, in overlayfs's words (trusted.overlay.*)
 //	layers/ID/lower      the ids below it, nearest first, one a line
+//	layers/ID/chain         its OCI chain id, if it has one
 //	layers/new-ID        a layer being written; its writer holds a lock on the directory
 //	layers/del-ID        a layer being removed
 //	containers/NAME/     upper and work of one container; the claim names the directory

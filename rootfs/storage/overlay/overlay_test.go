@@ -152,7 +152,7 @@ func TestOnOverlay(t *testing.T) {
 	if err == nil {
 		// This kernel stores trusted.overlay.* through an overlay (Linux 6.8): the layer is
 		// fine, the container's upper directory is not.
-		id, err := l.Commit()
+		id, err := l.Commit("")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,7 +192,7 @@ func TestDeepChain(t *testing.T) {
 		if err := os.WriteFile(filepath.Join("/proc/self/fd", strconv.Itoa(int(l.Root().Fd())), strconv.Itoa(i)), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if parent, err = l.Commit(); err != nil {
+		if parent, err = l.Commit(""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -346,7 +346,7 @@ func TestGC(t *testing.T) {
 	if !slices.Equal(left, rest) {
 		t.Errorf("left %q\nwant %q", left, rest)
 	}
-	if id, err := live.Commit(); err != nil {
+	if id, err := live.Commit(""); err != nil {
 		t.Errorf("the living writer could not finish: %v", err)
 	} else if _, err := d.chain(id); err != nil {
 		t.Error(err)
@@ -414,7 +414,7 @@ func sealed(t *testing.T, d Driver) string {
 	t.Helper()
 	l, err := d.NewLayer("")
 	must(t, err)
-	id, err := l.Commit()
+	id, err := l.Commit("")
 	must(t, err)
 	return id
 }

@@ -51,7 +51,7 @@ func (f Fixture) layer(t *testing.T, parent string) storage.Layer {
 
 func commit(t *testing.T, l storage.Layer) string {
 	t.Helper()
-	id, err := l.Commit()
+	id, err := l.Commit("")
 	if err != nil {
 		l.Abort()
 		t.Fatalf("commit: %v", err)
