@@ -29,7 +29,7 @@ func parse(args []string) (*Job, time.Duration, error) {
 	kernel := fl.String("kernel", "", "directory with the kernel \"linux\" and its \"modules\" (default: what kernels.sh set up)")
 	fl.StringVar(&job.Mem, "mem", "2G", "memory of the machine")
 	fl.IntVar(&job.CPUs, "cpus", 2, "processors of the machine (qemu only)")
-	fl.Var((*list)(&job.Disks), "disk", "size of a scratch disk, such as 4G; $LAB_DISKS names the devices (repeatable)")
+	fl.Var((*list)(&job.Disks), "disk", "size of a scratch disk, such as 4G, or path of a file that is the disk and keeps what is written; $LAB_DISKS names the devices (repeatable)")
 	fl.StringVar(&job.Cgroup, "cgroup", "v2", "hierarchies of the machine: v2, v1 or hybrid")
 	fl.Var((*list)(&job.RW), "rw", "host directory that stays writable (repeatable)")
 	timeout := fl.Duration("timeout", 0, "end everything after this long, exit code 124; 0: never")
@@ -74,8 +74,8 @@ func (job *Job) complete(kernel string) (err error) {
 	if !slices.Contains([]string{"v1", "v2", "hybrid"}, job.Cgroup) {
 		return fmt.Errorf("-cgroup %q: want v2, v1 or hybrid", job.Cgroup)
 	}
-	for _, size := range job.Disks {
-		if _, err := parseSize(size); err != nil {
+	for i, disk := range job.Disks {
+		if job.Disks[i], err = parseDisk(disk); err != nil {
 			return fmt.Errorf("-disk: %w", err)
 		}
 	}
@@ -130,6 +130,28 @@ func writtenByTests(args []string) (dirs []string) {
 	}
 	return dirs
 }
+
+// parseDisk checks a size, and makes a path absolute: what has a slash is a path.
+func parseDisk(s string) (string, error) {
+	if !diskFile(s) {
+		_, err := parseSize(s)
+		return s, err
+	}
+	path, err := filepath.Abs(s)
+	if err != nil {
+		return "", err
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return "", err
+	}
+	if st, err := os.Stat(path); err != nil || !st.Mode().IsRegular() {
+		return "", fmt.Errorf("%s: not a regular file", s)
+	}
+	return path, nil
+}
+
+// diskFile tells a file that is a disk from the size of one.
+func diskFile(s string) bool { return strings.Contains(s, "/") }
 
 func parseSize(s string) (int64, error) {
 	shift := map[byte]int{'M': 20, 'G': 30, 'T': 40}[(s + " ")[max(0, len(s)-1)]]

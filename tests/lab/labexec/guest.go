@@ -10,7 +10,7 @@ import (
 )
 
 // guestModules are loaded in every machine; those that are built in are skipped.
-const guestModules = "loop dm_mod dm_thin_pool dm_snapshot dm_flakey veth bridge dummy fuse ipv6 unix_diag"
+const guestModules = "loop dm_mod dm_thin_pool dm_snapshot dm_flakey dm_log_writes veth bridge dummy fuse ipv6 unix_diag"
 
 // lab is where the guest keeps its own things.
 const lab = "/run/lab"

@@ -18,6 +18,10 @@ func machine(job *Job) *exec.Cmd {
 	must(os.WriteFile(workDir+"/job.json", b, 0600), "job")
 	var disks []string
 	for i, size := range append(slices.Clone(job.Disks), "16G") {
+		if diskFile(size) {
+			disks = append(disks, size)
+			continue
+		}
 		n, err := parseSize(size)
 		must(err, "disk")
 		disks = append(disks, fmt.Sprintf("%s/disk%d", workDir, i))

@@ -168,6 +168,34 @@ func TestHostFilesCannotBeWritten(t *testing.T) {
 	})
 }
 
+func TestDiskFileOutlivesTheMachine(t *testing.T) {
+	places(t, func(t *testing.T, vm string) {
+		if vm == "none" {
+			return // it has no disks of its own
+		}
+		file := filepath.Join(t.TempDir(), "disk")
+		if err := os.WriteFile(file, nil, 0600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(file, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		// Flushed by the writer, and then the machine is gone without a shut-down.
+		write := `set $LAB_DISKS && printf kept | dd of=$2 bs=512 seek=7 conv=fsync,notrunc 2>/dev/null`
+		if _, stderr, code := result(t, labexec(vm, "-disk", "1M", "-disk", file, "sh", "-c", write)); code != 0 {
+			t.Fatalf("exit code %d: %s", code, stderr)
+		}
+		b, err := os.ReadFile(file)
+		if err != nil || len(b) != 1<<20 || string(b[7*512:7*512+4]) != "kept" {
+			t.Errorf("%v, %d bytes, want \"kept\" in sector 7", err, len(b))
+		}
+		out, stderr, code := result(t, labexec(vm, "-disk", file, "sh", "-c", `dd if=$LAB_DISKS bs=512 skip=7 count=1 2>/dev/null | head -c 4`))
+		if code != 0 || out != "kept" {
+			t.Errorf("the next machine reads %q: exit code %d: %s", out, code, stderr)
+		}
+	})
+}
+
 func TestSignals(t *testing.T) {
 	places(t, func(t *testing.T, vm string) {
 		for _, c := range []struct {

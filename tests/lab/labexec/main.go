@@ -36,7 +36,7 @@ type Job struct {
 	Modules string   // its directory of modules, with modules.dep
 	Mem     string   // 2G
 	CPUs    int      // qemu only
-	Disks   []string // sizes of scratch disks
+	Disks   []string // sizes of scratch disks, or files that are disks
 	Cgroup  string   // v2, v1, hybrid
 	RW      []string // host directories that stay writable
 	Show    []string // host directories that must be seen although /tmp or /run hide them

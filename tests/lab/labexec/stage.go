@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -38,7 +39,13 @@ func stage() {
 		fmt.Fprintf(ctl, "exit %d 0 0\n", boxed(&job, out, errw, ctl))
 	default:
 		must(unix.Mount(mark, workDir, "tmpfs", 0, "mode=0755,size=100%"), "tmpfs on "+workDir)
-		must(readOnly(append(job.RW, workDir)), "make the host's files read-only")
+		writable := append(slices.Clone(job.RW), workDir)
+		for _, d := range job.Disks {
+			if diskFile(d) {
+				writable = append(writable, d)
+			}
+		}
+		must(readOnly(writable), "make the host's files read-only")
 		must(unix.Mount("proc", "/proc", "proc", 0, ""), "mount proc")
 		cmd := machine(&job)
 		cmd.ExtraFiles = []*os.File{out, errw, ctl, log} // 3 to 6 of the machine
