@@ -12,15 +12,16 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"thinrun/rootfs/storage/devmapper"
 	"thinrun/tests/box"
+	"thinrun/tests/crash/step"
 	"thinrun/tests/testbundle"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // drivers calls f for each storage driver: what it says must hold on all.
@@ -109,7 +110,7 @@ func (p *place) argv(args ...string) []string {
 
 // start starts a command. Unlike testbundle's it uses one file for all output, since
 // there are thousands.
-func (p *place) start(attr *unixAttr, args ...string) *os.Process {
+func (p *place) start(attr *syscall.SysProcAttr, args ...string) *os.Process {
 	p.t.Helper()
 	if err := p.out.Truncate(0); err != nil {
 		p.t.Fatal(err)
@@ -130,6 +131,11 @@ func (p *place) start(attr *unixAttr, args ...string) *os.Process {
 		p.t.Fatal(err)
 	}
 	return proc
+}
+
+// starter is start for later.
+func (p *place) starter(args ...string) step.Start {
+	return func(attr *syscall.SysProcAttr) *os.Process { return p.start(attr, args...) }
 }
 
 // said is what the last command printed.
@@ -250,30 +256,6 @@ func (p *place) clean(what string) bool {
 		p.t.Errorf("%s: left behind:\n%s", what, strings.Join(left, "\n"))
 	}
 	return len(left) == 0
-}
-
-// killTree kills a process and all below it, as the end of its cgroup would.
-func killTree(pid int) {
-	all := below(pid)
-	for _, pid := range append([]int{pid}, all...) {
-		_ = unix.Kill(pid, unix.SIGKILL)
-	}
-}
-
-// below lists the descendants of a process that we started or adopted.
-func below(pid int) (list []int) {
-	dir := fmt.Sprintf("/proc/%d/task", pid)
-	tasks, _ := os.ReadDir(dir)
-	for _, task := range tasks {
-		b, _ := os.ReadFile(filepath.Join(dir, task.Name(), "children"))
-		for word := range strings.FieldsSeq(string(b)) {
-			var child int
-			if _, err := fmt.Sscan(word, &child); err == nil {
-				list = append(append(list, child), below(child)...)
-			}
-		}
-	}
-	return list
 }
 
 // took measures a command that runs undisturbed.

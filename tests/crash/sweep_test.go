@@ -7,8 +7,7 @@ import (
 	"time"
 
 	"thinrun/tests/box"
-
-	"golang.org/x/sys/unix"
+	"thinrun/tests/crash/step"
 )
 
 // points is how often each command is killed on each driver, at least.
@@ -91,8 +90,8 @@ func (p *place) sweep(points, steps int) {
 		if c.before != nil {
 			c.before(0)
 		}
-		_, calls := p.killBefore(never, false, c.args(0)...)
-		c.stride = max(1, int(calls)/steps)
+		calls, _ := step.Before(p.t, step.Never, false, p.starter(c.args(0)...))
+		c.stride = max(1, len(calls)/steps)
 		p.ok("delete", "--force", id)
 	}
 	p.base, p.files = p.rt.Snapshot(), p.listing() // with the pid file, which is the caller's
@@ -145,11 +144,11 @@ func (p *place) kill(c *command, i, points int) string {
 	}
 	if !c.stepped {
 		n := 1 + c.steps*c.stride
-		hit, nr := p.killBefore(n, tree, c.args(i)...)
+		calls, hit := step.Before(p.t, n, tree, p.starter(c.args(i)...))
 		if hit {
 			c.steps++
 			c.misses = 0
-			return fmt.Sprintf("%s, %s killed before call %d (number %d)", c.name, victim, n, nr)
+			return fmt.Sprintf("%s, %s killed before call %d (%v)", c.name, victim, n, calls[n-1])
 		}
 		// Go's threads make a few calls more or less, and a created container is easier to
 		// delete than a started one.
@@ -162,19 +161,7 @@ func (p *place) kill(c *command, i, points int) string {
 	c.times++
 	_, part := math.Modf(float64(c.times) * math.Phi)
 	after := time.Duration(part * float64(c.duration))
-	proc := p.start(nil, c.args(i)...)
-	timer := time.AfterFunc(after, func() {
-		if tree {
-			killTree(proc.Pid)
-		}
-		_ = proc.Kill()
-	})
-	state, err := proc.Wait()
-	timer.Stop()
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	if ws := unix.WaitStatus(state.Sys().(syscallStatus)); !ws.Signaled() {
+	if step.After(p.t, after, tree, p.starter(c.args(i)...)) {
 		if c.late++; c.late > 3*points {
 			p.t.Fatalf("%s: %d kills came too late; it takes %v no more", c.name, c.late, c.duration)
 		}

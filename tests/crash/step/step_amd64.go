@@ -1,4 +1,4 @@
-package crash
+package step
 
 import (
 	"encoding/binary"

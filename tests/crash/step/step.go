@@ -1,71 +1,82 @@
-package crash
+// Package step ends commands where it hurts: before the n-th system call that changes
+// something, or after a time; the command alone, or all that it has started.
+package step
 
 import (
 	"encoding/binary"
+	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
+	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-type (
-	unixAttr      = syscall.SysProcAttr
-	syscallStatus = syscall.WaitStatus
-)
+// Never is a call that no command gets to.
+const Never = 1 << 30
 
-// never is a call that no command gets to.
-const never = 1 << 30
+// Start starts a command with these attributes, and is answered with its process.
+type Start func(attr *syscall.SysProcAttr) *os.Process
 
-// killBefore runs a command and kills it before its n-th system call that changes
-// something, counted over all its threads. call is that call's number. When the command
-// ends first hit is false, and call is how many there were. The children are not traced:
-// they run at their own speed.
-func (p *place) killBefore(n int, tree bool, args ...string) (hit bool, call uint64) {
-	p.t.Helper()
+// Call is a system call that changes something: its number, and for ioctl the request.
+type Call struct{ Number, Request uint64 }
+
+func (c Call) String() string {
+	if c.Request != 0 {
+		return fmt.Sprintf("number %d, request %#x", c.Number, c.Request)
+	}
+	return fmt.Sprintf("number %d", c.Number)
+}
+
+// Before runs a command and kills it before its n-th system call that changes something,
+// counted over all its threads. It returns the calls up to that one, and whether the
+// command got there. The children are not traced: they run at their own speed.
+func Before(t testing.TB, n int, tree bool, start Start) (calls []Call, hit bool) {
+	t.Helper()
 	runtime.LockOSThread() // ptrace answers the thread that traces
 	defer runtime.UnlockOSThread()
-	proc := p.start(&unixAttr{Ptrace: true}, args...)
+	proc := start(&syscall.SysProcAttr{Ptrace: true})
 	defer proc.Release()
 	pid := proc.Pid
 	var ws unix.WaitStatus
 	if _, err := wait(pid, &ws); err != nil || !ws.Stopped() {
-		p.t.Fatalf("wait for the traced process: %v, status %#x", err, ws)
+		t.Fatalf("wait for the traced process: %v, status %#x", err, ws)
 	}
 	// Threads come as CLONE events; the init stage is a fork, and goes free.
 	if err := unix.PtraceSetOptions(pid, unix.PTRACE_O_TRACESYSGOOD|unix.PTRACE_O_TRACECLONE|unix.PTRACE_O_EXITKILL); err != nil {
-		p.t.Fatal(os.NewSyscallError("ptrace(PTRACE_SETOPTIONS)", err))
+		t.Fatal(os.NewSyscallError("ptrace(PTRACE_SETOPTIONS)", err))
 	}
 	known := map[int]bool{pid: true}
 	stopped, sig := pid, 0
 	var last [2]uint64 // call and first argument
-	for count := 0; ; {
+	for {
 		// ESRCH: killed meanwhile; its end is reported next.
 		if err := unix.PtraceSyscall(stopped, sig); err != nil && err != unix.ESRCH {
-			p.t.Fatal(os.NewSyscallError("ptrace(PTRACE_SYSCALL)", err))
+			t.Fatal(os.NewSyscallError("ptrace(PTRACE_SYSCALL)", err))
 		}
 		sig = 0
 		tid, err := wait(-1, &ws)
 		if err != nil {
-			p.t.Fatal(os.NewSyscallError("wait4", err))
+			t.Fatal(os.NewSyscallError("wait4", err))
 		}
 		for ws.Exited() || ws.Signaled() {
 			if tid == pid {
-				if !hit {
-					call = uint64(count)
-				}
-				return hit, call
+				return calls, hit
 			}
 			if tid, err = wait(-1, &ws); err != nil {
-				p.t.Fatal(os.NewSyscallError("wait4", err))
+				t.Fatal(os.NewSyscallError("wait4", err))
 			}
 		}
 		stopped = tid
 		switch s := ws.StopSignal(); {
 		case s == unix.SIGTRAP|0x80:
-			nr, args, entry := p.syscallOf(tid)
-			if !entry || !p.changes(tid, nr, args) {
+			nr, args, entry := syscallOf(t, tid)
+			if hit || !entry || !changes(t, tid, nr, args) {
 				break
 			}
 			// The writes of one copy (an old kernel makes one of our binary) are one point.
@@ -73,13 +84,17 @@ func (p *place) killBefore(n int, tree bool, args ...string) (hit bool, call uin
 			if last = [2]uint64{nr, args[0]}; again {
 				break
 			}
-			if count++; count == n {
+			call := Call{Number: nr}
+			if nr == unix.SYS_IOCTL {
+				call.Request = args[1]
+			}
+			if calls = append(calls, call); len(calls) == n {
 				// Fatal signals come first: the kernel does not begin the call any more.
-				hit, call = true, nr
+				hit = true
 				if tree {
 					killTree(pid)
 				} else if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-					p.t.Fatal(err)
+					t.Fatal(err)
 				}
 			}
 		case s == unix.SIGTRAP: // an event, or the exec
@@ -89,6 +104,48 @@ func (p *place) killBefore(n int, tree bool, args ...string) (hit bool, call uin
 			sig = int(s)
 		}
 	}
+}
+
+// After runs a command and kills it after a time. late: it had ended before.
+func After(t testing.TB, d time.Duration, tree bool, start Start) (late bool) {
+	t.Helper()
+	proc := start(nil)
+	timer := time.AfterFunc(d, func() {
+		if tree {
+			killTree(proc.Pid)
+		}
+		_ = proc.Kill()
+	})
+	state, err := proc.Wait()
+	timer.Stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return !state.Sys().(syscall.WaitStatus).Signaled()
+}
+
+// killTree kills a process and all below it, as the end of its cgroup would.
+func killTree(pid int) {
+	all := below(pid)
+	for _, pid := range append([]int{pid}, all...) {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+// below lists the descendants of a process that we started or adopted.
+func below(pid int) (list []int) {
+	dir := fmt.Sprintf("/proc/%d/task", pid)
+	tasks, _ := os.ReadDir(dir)
+	for _, task := range tasks {
+		b, _ := os.ReadFile(filepath.Join(dir, task.Name(), "children"))
+		for word := range strings.FieldsSeq(string(b)) {
+			var child int
+			if _, err := fmt.Sscan(word, &child); err == nil {
+				list = append(append(list, child), below(child)...)
+			}
+		}
+	}
+	return list
 }
 
 // wait is for what this thread traces or has started.
@@ -103,7 +160,7 @@ func wait(pid int, ws *unix.WaitStatus) (int, error) {
 
 // syscallOf asks what a thread stopped for, in words that are the same on each
 // architecture (PTRACE_GET_SYSCALL_INFO, Linux 5.3).
-func (p *place) syscallOf(tid int) (nr uint64, args [6]uint64, entry bool) {
+func syscallOf(t testing.TB, tid int) (nr uint64, args [6]uint64, entry bool) {
 	var info struct {
 		op     uint8
 		_      [3]uint8
@@ -116,19 +173,19 @@ func (p *place) syscallOf(tid int) (nr uint64, args [6]uint64, entry bool) {
 	if e == unix.EIO { // User-Mode Linux
 		nr, args, entry, err := registers(tid)
 		if err != nil && err != unix.ESRCH {
-			p.t.Fatal(err)
+			t.Fatal(err)
 		}
 		return nr, args, err == nil && entry
 	}
 	if e != 0 && e != unix.ESRCH {
-		p.t.Fatal(os.NewSyscallError("ptrace(PTRACE_GET_SYSCALL_INFO)", e))
+		t.Fatal(os.NewSyscallError("ptrace(PTRACE_GET_SYSCALL_INFO)", e))
 	}
 	return info.nr, info.args, e == 0 && info.op == unix.PTRACE_SYSCALL_INFO_ENTRY
 }
 
 // changes is content to count a call too many: those left out only look, wait, or are
 // about the process's own memory and threads.
-func (p *place) changes(tid int, nr uint64, args [6]uint64) bool {
+func changes(t testing.TB, tid int, nr uint64, args [6]uint64) bool {
 	switch nr {
 	case unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_CLOSE, unix.SYS_FSTAT, unix.SYS_STATFS, unix.SYS_FSTATFS, unix.SYS_LSEEK,
 		unix.SYS_READLINKAT, unix.SYS_GETDENTS64, unix.SYS_FCNTL, unix.SYS_GETCWD, unix.SYS_FACCESSAT, unix.SYS_STATX,
@@ -150,7 +207,7 @@ func (p *place) changes(tid int, nr uint64, args [6]uint64) bool {
 	case unix.SYS_CLONE3: // the flags come first in its struct
 		var flags [8]byte
 		if _, err := unix.PtracePeekData(tid, uintptr(args[0]), flags[:]); err != nil && err != unix.ESRCH {
-			p.t.Fatal(os.NewSyscallError("ptrace(PTRACE_PEEKDATA)", err))
+			t.Fatal(os.NewSyscallError("ptrace(PTRACE_PEEKDATA)", err))
 		}
 		return binary.LittleEndian.Uint64(flags[:])&unix.CLONE_THREAD == 0
 	}

@@ -1,4 +1,4 @@
-package crash
+package step
 
 import "golang.org/x/sys/unix"
 
