@@ -71,7 +71,7 @@ func (rt *Runtime) Exec(id string, opt ExecOptions) (code int, err error) {
 	default:
 		return 0, fmt.Errorf("cannot exec in a container in the %s state", status)
 	}
-	p, err := rt.execPlan(store, id, opt)
+	p, err := rt.execPlan(store, rec, opt)
 	if err != nil {
 		return 0, err
 	}
@@ -93,8 +93,8 @@ func (rt *Runtime) Exec(id string, opt ExecOptions) (code int, err error) {
 
 // execPlan is what the new process is: the saved config's process, with what the flags
 // change, or the one in --process.
-func (rt *Runtime) execPlan(store *state.Store, id string, opt ExecOptions) (*plan.Plan, error) {
-	raw, err := store.ReadFile(id, configFile)
+func (rt *Runtime) execPlan(store *state.Store, rec *state.Record, opt ExecOptions) (*plan.Plan, error) {
+	raw, err := store.ReadFile(rec.ID, configFile)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +112,7 @@ func (rt *Runtime) execPlan(store *state.Store, id string, opt ExecOptions) (*pl
 		proc = *p
 	}
 	p, err := plan.NewExec(spec, &proc, plan.ExecOptions{
-		ID: id, Whole: opt.ProcessFile != "", Args: opt.Args, Cwd: opt.Cwd, Env: opt.Env, Terminal: opt.Terminal, User: opt.User,
+		ID: rec.ID, Image: rec.Storage.Image != "", Whole: opt.ProcessFile != "", Args: opt.Args, Cwd: opt.Cwd, Env: opt.Env, Terminal: opt.Terminal, User: opt.User,
 		AdditionalGIDs: opt.AdditionalGIDs, Caps: opt.Caps, NoNewPrivileges: opt.NoNewPrivileges,
 		SELinuxLabel: opt.SELinuxLabel, AppArmor: opt.AppArmor, PreserveFDs: opt.PreserveFDs,
 	})

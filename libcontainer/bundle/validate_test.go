@@ -253,6 +253,20 @@ func TestParseUser(t *testing.T) {
 	}
 }
 
+// TestCheckUser: names pass, and nothing that looks like a number and is no id.
+func TestCheckUser(t *testing.T) {
+	for _, in := range []string{"0", "1:2", "web", "web:www-data", "1000:www", "web:0", "_apt", "a.b$", "0x1", "١"} {
+		if err := CheckUser(in); err != nil {
+			t.Errorf("%q: %v", in, err)
+		}
+	}
+	for _, in := range []string{"", ":", "web:", ":web", "a:b:c", "-1", "+1", "4294967295", "4294967296:1", "web:-1", "web:4294967295", "a b", "a\nb", "a,b", "a\x00", strings.Repeat("x", 300)} {
+		if err := CheckUser(in); err == nil {
+			t.Errorf("%q passed", in)
+		}
+	}
+}
+
 func TestParseSize(t *testing.T) {
 	for in, want := range map[string]uint64{
 		"0": 0, "1": 1, "1k": 1 << 10, "512M": 512 << 20, "20G": 20 << 30, "20gb": 20 << 30, "20GiB": 20 << 30, "1.5g": 3 << 29, "2T": 2 << 40, "10b": 10,

@@ -277,3 +277,24 @@ func ParseUser(s string) (uid, gid uint32, hasGID bool, err error) {
 	}
 	return uid, gid, hasGID, nil
 }
+
+// CheckUser checks USER[:GROUP], each a number or a name that only the container's own
+// files can make a number of. What looks like a number must be an id.
+func CheckUser(s string) error {
+	u, g, hasGroup := strings.Cut(s, ":")
+	if !hasGroup {
+		g = u
+	}
+	for _, word := range []string{u, g} {
+		if word == "" || len(word) > 256 || strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r == ':' || r == 0x7f || r == ',' }) {
+			return errors.New("user " + Quote(s) + " is not USER or USER:GROUP")
+		}
+		if strings.Trim(word, "+-0123456789") == "" {
+			if _, _, _, err := ParseUser(word); err != nil {
+				_, _, _, err = ParseUser(s)
+				return err
+			}
+		}
+	}
+	return nil
+}

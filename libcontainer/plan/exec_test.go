@@ -142,3 +142,44 @@ func TestSeccompSectionRoundTrip(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
+
+// TestUserByName: process.user.username is what an image's user is looked up by, and
+// Windows' field, which runc does not see, everywhere else. A flag may name any user.
+func TestUserByName(t *testing.T) {
+	spec := execBase(t)
+	spec.Process.User = specs.User{UID: 1, GID: 2, Username: "web:www"}
+	opt := request()
+	for _, x := range []struct {
+		image, want string
+	}{{"debian", "web:www"}, {"", ""}} {
+		opt.Image = x.image
+		p, err := New(spec, opt, host())
+		if err != nil || p.Init.Process.User.Name != x.want {
+			t.Errorf("image %q: user %q, %v; want %q", x.image, p.Init.Process.User.Name, err, x.want)
+		}
+	}
+	for _, x := range []struct {
+		image      bool
+		flag, name string
+		uid, gid   uint32
+	}{
+		{true, "", "web:www", 1, 2},
+		{false, "", "", 1, 2},
+		{true, "7", "7", 1, 2}, // whoever has that number there
+		{false, "7", "", 7, 2},
+		{false, "7:8", "", 7, 8},
+		{false, "web", "web", 1, 2},
+	} {
+		p, err := NewExec(spec, spec.Process, ExecOptions{Args: []string{"id"}, Image: x.image, User: x.flag})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u := p.Init.Process.User; u.Name != x.name || u.UID != x.uid || u.GID != x.gid {
+			t.Errorf("%+v: got %+v", x, u)
+		}
+	}
+	opt.Image, spec.Process.User.Username = "debian", "-1"
+	if _, err := New(spec, opt, host()); err == nil || err.Error() != `config.json: process.user.username: user "-1" is not UID or UID:GID (numbers from 0 to 4294967294)` {
+		t.Error(err)
+	}
+}

@@ -33,7 +33,7 @@ var withoutEffect = map[string]string{
 	"zos":                             "another platform's section",
 	"freebsd":                         "another platform's section",
 	"process.commandLine":             "Windows only (platform tag)",
-	"process.user.username":           "Windows only (platform tag)",
+	"process.user.username":           "Windows only (platform tag); counts with an image: TestUserByName",
 	"process.execCPUAffinity":         "about exec: TestExecHonoursCPUAffinity",
 	"process.execCPUAffinity.initial": "about exec: TestExecHonoursCPUAffinity",
 	"process.execCPUAffinity.final":   "about exec: TestExecHonoursCPUAffinity",

@@ -26,6 +26,13 @@ func (p *planner) process() error {
 	if cfg.User.KeepGroups && len(cfg.User.AdditionalGIDs) > 0 {
 		return bundle.Refuse("process.user.additionalGids", "cannot be set: the caller may not change groups (rootless, or "+annotationKeepGroups+")")
 	}
+	if name := p.spec.Process.User.Username; p.Storage.Image != "" && name != "" {
+		// Elsewhere it is Windows' field, and ignored as runc does.
+		if err := bundle.CheckUser(name); err != nil {
+			return bundle.Refuse("process.user.username", err.Error())
+		}
+		cfg.User.Name = name
+	}
 	p.Init.Process = cfg
 	return nil
 }
@@ -121,7 +128,8 @@ type ExecOptions struct {
 	Cwd             string
 	Env             []string
 	Terminal        bool
-	User            string // UID[:GID]
+	User            string // USER[:GROUP], numbers or names
+	Image           bool   // the root is of an image: process.user.username counts
 	AdditionalGIDs  []int64
 	Caps            []string
 	NoNewPrivileges bool
@@ -137,6 +145,9 @@ type ExecOptions struct {
 // Init.Process, Seccomp and Terminal are filled.
 func NewExec(spec *specs.Spec, base *specs.Process, opt ExecOptions) (*Plan, error) {
 	proc := *base
+	if !opt.Image {
+		proc.User.Username = "" // as in New
+	}
 	if !opt.Whole {
 		if err := override(&proc, opt); err != nil {
 			return nil, err
@@ -146,7 +157,7 @@ func NewExec(spec *specs.Spec, base *specs.Process, opt ExecOptions) (*Plan, err
 			return nil, err
 		}
 	}
-	if len(spec.Linux.UIDMappings) > 0 {
+	if len(spec.Linux.UIDMappings) > 0 && proc.User.Username == "" {
 		if _, ok := hostID(mappings(spec.Linux.UIDMappings), proc.User.UID); !ok {
 			return nil, errors.New("user " + strconv.FormatUint(uint64(proc.User.UID), 10) + " is not mapped in the container (see linux.uidMappings)")
 		}
@@ -160,6 +171,7 @@ func NewExec(spec *specs.Spec, base *specs.Process, opt ExecOptions) (*Plan, err
 	if !opt.NoNewKeyring {
 		cfg.KeyringName = keyringName(opt.ID)
 	}
+	cfg.User.Name = proc.User.Username
 	cfg.User.KeepGroups = opt.KeepGroups || spec.Annotations[annotationKeepGroups] == "1"
 	p.Init.Process = cfg
 	p.Seccomp = Seccomp(spec.Linux.Seccomp)
@@ -176,12 +188,16 @@ func override(proc *specs.Process, opt ExecOptions) error {
 	proc.Env = append(slices.Clip(proc.Env), opt.Env...)
 	if opt.User != "" {
 		uid, gid, hasGID, err := bundle.ParseUser(opt.User)
-		if err != nil {
-			return err
-		}
-		proc.User.UID = uid
-		if hasGID {
-			proc.User.GID = gid
+		switch named := bundle.CheckUser(opt.User); {
+		case named != nil:
+			return named
+		case err != nil, proc.User.Username != "":
+			proc.User.Username = opt.User // as init's own was: looked up in the container
+		default:
+			proc.User.UID = uid
+			if hasGID {
+				proc.User.GID = gid
+			}
 		}
 	}
 	for _, g := range opt.AdditionalGIDs {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Become makes the calling thread the container's user: environment, umask, groups,
+// Become makes the calling thread the container's user: names, environment, umask, groups,
 // ids and the five capability sets.
 //
 // Every call is raw and concerns this thread only. Go's syscall.Setuid would first
@@ -24,6 +24,9 @@ import (
 // namespace would like to look into (CVE-2016-9962), so it goes back to 0. The execve
 // makes the program dumpable as usual.
 func (c *Config) Become() error {
+	if err := c.lookup(passwdFile, groupFile); err != nil {
+		return err
+	}
 	if c.User.UID == math.MaxUint32 || c.User.GID == math.MaxUint32 {
 		// setresuid(2) takes -1 as "leave it": that would be root (CVE-2016-3697's kin).
 		return fmt.Errorf("user %d:%d: 4294967295 is not an id", c.User.UID, c.User.GID)

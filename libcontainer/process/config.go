@@ -28,7 +28,8 @@ type Config struct {
 	PreserveFDs                          int    // descriptors 3..3+n-1 stay open
 	KeyringName                          string // session keyring; "" keeps the caller's
 
-	inCwd bool // Become reached Cwd
+	inCwd bool   // Become reached Cwd
+	home  string // of the user that lookup found
 }
 
 // Size of a terminal in characters.
@@ -38,7 +39,10 @@ type Size struct{ Height, Width uint16 }
 type User struct {
 	UID, GID       uint32
 	AdditionalGIDs []uint32
-	Umask          *uint32
+	// Name is USER[:GROUP], names or numbers, which the container's own files make into
+	// ids; UID and GID do not count then.
+	Name  string
+	Umask *uint32
 	// KeepGroups: setgroups is not allowed or not wanted (rootless).
 	KeepGroups bool
 }

@@ -1,13 +1,10 @@
 package process
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +20,10 @@ func (c *Config) Environment() error {
 	}
 	at := slices.IndexFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") })
 	if at < 0 || env[at] == "HOME=" {
-		home := "HOME=" + homeOf(c.User.UID, "/etc/passwd")
+		home := "HOME=" + homeOr(c.home)
+		if c.home == "" {
+			home = "HOME=" + homeOf(c.User.UID, passwdFile)
+		}
 		if at < 0 {
 			env = append(env, home)
 		} else {
@@ -56,39 +56,6 @@ func lastOfEach(env []string) ([]string, error) {
 	}
 	slices.Reverse(out)
 	return out, nil
-}
-
-// passwdLimit is far beyond any real file; images are strangers.
-const passwdLimit = 1 << 20
-
-// homeOf is the sixth field of the first line for uid, or "/". Whatever else is found
-// where passwd should be counts as no passwd: a container without one is usual.
-func homeOf(uid uint32, passwd string) string {
-	// Neither a FIFO nor a terminal may make us wait or become ours.
-	f, err := os.OpenFile(passwd, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
-	if err != nil {
-		return "/"
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return "/"
-	}
-	data, err := io.ReadAll(io.LimitReader(f, passwdLimit))
-	if err != nil {
-		return "/"
-	}
-	want := []byte(strconv.FormatUint(uint64(uid), 10))
-	for line := range bytes.Lines(data) {
-		fields := bytes.Split(bytes.TrimRight(line, "\n"), []byte(":"))
-		if len(fields) < 6 || !bytes.Equal(fields[2], want) {
-			continue
-		}
-		if home := fields[5]; len(home) > 0 && home[0] == '/' && bytes.IndexByte(home, 0) < 0 {
-			return string(home)
-		}
-		return "/"
-	}
-	return "/"
 }
 
 // MakeCwd creates the working directory as root, in the container's root and before

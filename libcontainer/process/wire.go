@@ -56,6 +56,7 @@ func (u *User) code(w *wire.Coder) {
 	wire.Int(w, &u.UID)
 	wire.Int(w, &u.GID)
 	wire.Slice(w, &u.AdditionalGIDs, wire.Int[uint32])
+	wire.String(w, &u.Name)
 	wire.Ptr(w, &u.Umask, wire.Int[uint32])
 	wire.Bool(w, &u.KeepGroups)
 }
