@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,12 +24,14 @@ import (
 const actEnv = "THINRUN_DEVMAPPER_ACT"
 
 type act struct {
-	Do      string // pool, layer, prepare, remove, remove layer, grow, destroy, gc
+	Do      string // pool, layer, prepare, remove, remove layer, fork, guard, grow, destroy, gc
 	Storage string
 	Layer   string
 	Claim   string // file: prepare saves into it, remove reads it
 	KillAt  int    // 0: not
 	Times   int    // stress: how many containers
+	Guard   bool   // fork: with a guardian
+	TermAt  string // the step at which it sends itself SIGTERM
 }
 
 func TestMain(m *testing.M) {
@@ -49,7 +52,14 @@ func TestMain(m *testing.M) {
 
 func (a act) run() error {
 	steps := 0
-	d, err := Open(a.Storage, Options{Pool: small(), Step: func(name string) {
+	var guard func(string) (func(), error)
+	if a.Guard {
+		guard = a.guard
+	}
+	d, err := Open(a.Storage, Options{Pool: small(), Guard: guard, Step: func(name string) {
+		if name == a.TermAt {
+			unix.Kill(os.Getpid(), unix.SIGTERM)
+		}
 		if steps++; steps == a.KillAt {
 			fmt.Println(name)
 			unix.Kill(os.Getpid(), unix.SIGKILL)
@@ -83,6 +93,21 @@ func (a act) run() error {
 		return d.Remove(c)
 	case "remove layer":
 		return d.RemoveLayer(a.Layer)
+	case "fork":
+		c, err := loadClaim(a.Claim)
+		if err != nil {
+			return err
+		}
+		l, err := d.Fork(c)
+		if err != nil {
+			return err
+		}
+		return l.Abort()
+	case "guard":
+		if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+			return err
+		}
+		return d.ResumeSuspended(a.Claim)
 	case "grow":
 		return d.Grow(64*mib, 4*mib)
 	case "destroy":
@@ -104,6 +129,25 @@ func (a act) run() error {
 		return nil
 	}
 	return fmt.Errorf("act %q", a.Do)
+}
+
+// guard is a process that outlives the fork and resumes the device at the end of a pipe.
+func (a act) guard(device string) (func(), error) {
+	b, err := json.Marshal(act{Do: "guard", Storage: a.Storage, Claim: device})
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), actEnv+"="+string(b))
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr // the test waits until these are closed
+	pipe, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	return func() { pipe.Close(); cmd.Wait() }, nil
 }
 
 func saveTo(path string) func(storage.Claim) error {

@@ -35,9 +35,10 @@ type claim struct {
 
 // owner is for whom an id is claimed.
 type owner struct {
-	what      string // container, layer, remove layer
+	what      string // container, layer, fork, remove layer
 	container string
 	bytes     uint64 // of the virtual disk
+	origin    string // fork: the device that is suspended meanwhile
 }
 
 // errTaken: the id has a holder.
@@ -106,7 +107,7 @@ func (d *Driver) claimText(c *claim, o owner) []byte {
 	if node == 0 {
 		pid, start = os.Getpid(), startTime(os.Getpid())
 	}
-	return lines("what", o.what, "container", o.container, "key", c.key, "bytes", o.bytes,
+	return lines("what", o.what, "container", o.container, "key", c.key, "bytes", o.bytes, "origin", o.origin,
 		"state", state, "stateInode", node, "pid", pid, "start", start, "boot", bootID())
 }
 

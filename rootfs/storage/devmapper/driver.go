@@ -55,6 +55,13 @@ type Options struct {
 	// Pool is what the first layer makes when there is no pool.
 	Pool PoolOptions
 
+	// Guard is called before a container's device is suspended for a fork. It starts what
+	// resumes the device (ResumeSuspended) if this process ends before it has called done.
+	// nil: the next command that looks does it, and the container's writers wait until then.
+	Guard func(device string) (done func(), err error)
+	// Warn takes one line for people about a pool that will need them; nil: nobody.
+	Warn func(line string)
+
 	// RemoveWait bounds the wait for the last user of a device that is to go; 0: 2 s.
 	RemoveWait time.Duration
 

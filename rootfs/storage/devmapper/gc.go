@@ -92,6 +92,9 @@ func (p *pool) finish(id uint32) error {
 	if r.str("what") == "container" && alive(r) {
 		return nil // its maker failed but lives, or its state is there: delete has it
 	}
+	if free, err := p.thawOrigin(r); !free || err != nil {
+		return err
+	}
 	// A kept claim or a layer of the same id: this one was taken by mistake, or was not
 	// yet dropped by a layer that is sealed, or by one that is not yet removed.
 	if !exists(p.claimPath(id)) && !exists(p.layerPath(id)) {
@@ -178,6 +181,12 @@ func (p *pool) collect(thins []thinmeta.Thin) (c Collected, err error) {
 	for _, dev := range devices {
 		if id, ok := p.thinOf(dev.Name); ok {
 			ids[id] = true
+		}
+	}
+	for _, g := range gone {
+		// The lock is ours alone, so no fork is at work.
+		if err := p.thaw(g.record.str("origin")); err != nil {
+			return c, err
 		}
 	}
 	busy := map[uint32]bool{}

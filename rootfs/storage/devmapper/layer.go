@@ -165,18 +165,19 @@ func (d *Driver) NewLayer(parent string) (storage.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &open{d: d, layer: layer{thin: c.thin, parent: parent, bytes: origin.bytes}, claim: c, device: p.thinName(c.thin)}
-	err = func() error {
-		dev, err := p.raise(c.thin, origin.bytes)
-		if err != nil {
-			return err
-		}
-		if l.mnt, err = p.mount(dev, false); err != nil {
-			return err
-		}
+	return p.opened(c, layer{thin: c.thin, parent: parent, bytes: origin.bytes})
+}
+
+// opened activates and mounts a new snapshot.
+func (p *pool) opened(c *claim, made layer) (storage.Layer, error) {
+	l := &open{d: p.Driver, layer: made, claim: c, device: p.thinName(c.thin)}
+	dev, err := p.raise(c.thin, made.bytes)
+	if err == nil {
+		l.mnt, err = p.mount(dev, false)
+	}
+	if err == nil {
 		l.root, err = openRoot(l.mnt)
-		return err
-	}()
+	}
 	if err != nil {
 		return nil, errors.Join(err, l.abort(p))
 	}
@@ -326,11 +327,6 @@ func (d *Driver) reclaim(id uint32, o owner) (*claim, error) {
 		return nil, errors.Join(fmt.Errorf("claim: %w", err), c.discard())
 	}
 	return c, nil
-}
-
-// Fork is not there yet.
-func (d *Driver) Fork(storage.Claim) (storage.Layer, error) {
-	return nil, fmt.Errorf("fork: %w", errors.ErrUnsupported)
 }
 
 var _ storage.LayerStore = (*Driver)(nil)

@@ -33,7 +33,7 @@ func (d *Driver) Prepare(req storage.Request, save func(storage.Claim) error) (s
 	if err := p.admitOrGrow(); err != nil {
 		return src, err
 	}
-	c, err := p.snapshot(origin, owner{"container", req.ContainerID, bytes}, func(c *claim) error {
+	c, err := p.snapshot(origin, owner{what: "container", container: req.ContainerID, bytes: bytes}, func(c *claim) error {
 		return save(storage.Claim{Driver: Name, Storage: d.storage, Image: req.Image, Layer: req.Layer,
 			Pool: p.name(), ThinID: c.thin, Device: p.thinName(c.thin), Key: c.key})
 	})

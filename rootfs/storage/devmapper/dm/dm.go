@@ -133,6 +133,55 @@ func (c *Control) Suspend(name string, flags uint32) error {
 	return err
 }
 
+// Call is one ioctl, laid out before it is wanted: Do allocates nothing. Between a suspend
+// and the resume memory must not be asked for, since the kernel may want to write to the
+// suspended device in order to find some.
+type Call struct {
+	c     *Control
+	op    string
+	name  string
+	cmd   uint
+	words []uint64
+}
+
+// Freezing is a suspend that freezes the file system on the device first.
+func (c *Control) Freezing(name string) (*Call, error) {
+	return c.ready(request{op: "suspend", cmd: unix.DM_DEV_SUSPEND, name: name, flags: unix.DM_SUSPEND_FLAG})
+}
+
+// Resuming is a resume.
+func (c *Control) Resuming(name string) (*Call, error) {
+	return c.ready(request{op: "resume", cmd: unix.DM_DEV_SUSPEND, name: name, event: udevQuiet})
+}
+
+// Messaging is a message to the target at sector 0.
+func (c *Control) Messaging(name, message string) (*Call, error) {
+	return c.ready(request{op: message + " to", cmd: unix.DM_TARGET_MSG, name: name, data: messageData(message)})
+}
+
+func (c *Control) ready(r request) (*Call, error) {
+	words, err := r.layout(align(4096 + len(r.data)))
+	return &Call{c, r.op, r.name, r.cmd, words}, err
+}
+
+// Do sends the ioctl. It can be sent once.
+func (call *Call) Do() unix.Errno {
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, call.c.f.Fd(), uintptr(call.cmd), uintptr(unsafe.Pointer(&call.words[0])))
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
+}
+
+// Error is an errno of Do with its place.
+func (call *Call) Error(errno unix.Errno) error {
+	if errno == 0 {
+		return nil
+	}
+	return fmt.Errorf("dm: %s %s: %w", call.op, call.name, errno)
+}
+
 // Flags of Suspend and Status.
 const (
 	NoFlush    = unix.DM_NOFLUSH_FLAG     // Suspend: keep queued I/O. Status: do not commit the pool first
@@ -152,10 +201,14 @@ func (c *Control) Remove(name string, deferred bool) (Device, error) {
 
 // Message sends a message to the target at sector 0.
 func (c *Control) Message(name, message string) error {
+	_, _, err := c.do(request{op: message + " to", cmd: unix.DM_TARGET_MSG, name: name, data: messageData(message)})
+	return err
+}
+
+func messageData(message string) []byte {
 	data := make([]byte, align(int(unsafe.Sizeof(unix.DmTargetMsg{}))+len(message)+1))
 	copy(data[unsafe.Sizeof(unix.DmTargetMsg{}):], message)
-	_, _, err := c.do(request{op: message + " to", cmd: unix.DM_TARGET_MSG, name: name, data: data})
-	return err
+	return data
 }
 
 // Status is the status of each target of the live table. Without NoFlush a thin-pool
@@ -246,22 +299,34 @@ type request struct {
 	data           []byte
 }
 
+const head = int(unsafe.Sizeof(unix.DmIoctl{}))
+
+// layout is the request in a buffer of so many bytes.
+func (r request) layout(size int) ([]uint64, error) {
+	if len(r.name) >= unix.DM_NAME_LEN || len(r.uuid) >= unix.DM_UUID_LEN || strings.ContainsRune(r.name, '/') {
+		return nil, fmt.Errorf("%s %q: %w", r.op, r.name, unix.EINVAL)
+	}
+	words := make([]uint64, size/8) // for the alignment
+	buf := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), size)
+	h := (*unix.DmIoctl)(unsafe.Pointer(&words[0]))
+	h.Version = [3]uint32{unix.DM_VERSION_MAJOR, 0, 0}
+	h.Data_size, h.Data_start = uint32(size), uint32(head)
+	h.Target_count, h.Flags, h.Event_nr = uint32(r.targets), r.flags, r.event
+	copy(h.Name[:], r.name)
+	copy(h.Uuid[:], r.uuid)
+	copy(buf[head:], r.data)
+	return words, nil
+}
+
 // do sends one ioctl, with a larger buffer again when the answer did not fit.
 func (c *Control) do(r request) (Device, []byte, error) {
-	const head = int(unsafe.Sizeof(unix.DmIoctl{}))
-	if len(r.name) >= unix.DM_NAME_LEN || len(r.uuid) >= unix.DM_UUID_LEN || strings.ContainsRune(r.name, '/') {
-		return Device{}, nil, fmt.Errorf("%s %q: %w", r.op, r.name, unix.EINVAL)
-	}
 	for size := align(max(4096, head+len(r.data))); ; size *= 2 {
-		words := make([]uint64, size/8) // for the alignment
+		words, err := r.layout(size)
+		if err != nil {
+			return Device{}, nil, err
+		}
 		buf := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), size)
 		h := (*unix.DmIoctl)(unsafe.Pointer(&words[0]))
-		h.Version = [3]uint32{unix.DM_VERSION_MAJOR, 0, 0}
-		h.Data_size, h.Data_start = uint32(size), uint32(head)
-		h.Target_count, h.Flags, h.Event_nr = uint32(r.targets), r.flags, r.event
-		copy(h.Name[:], r.name)
-		copy(h.Uuid[:], r.uuid)
-		copy(buf[head:], r.data)
 		var errno unix.Errno
 		for {
 			_, _, errno = unix.Syscall(unix.SYS_IOCTL, c.f.Fd(), uintptr(r.cmd), uintptr(unsafe.Pointer(h)))
