@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"thinrun/image/layer"
 	"thinrun/rootfs/storage"
 )
 
@@ -55,26 +56,21 @@ func (s *Store) Import(ctx context.Context, im Import) (*Image, error) {
 	}
 	defer done()
 
-	layer, err := im.Layers.NewLayer("")
+	new, err := im.Layers.NewLayer("")
 	if err != nil {
 		return nil, err
 	}
-	t := newTree(ctx, layer.Root(), im.Note)
-	err = src.fill(t)
-	if err == nil {
-		err = t.finish()
-	}
-	t.close()
+	bytes, err := src.fill(ctx, new.Root(), layer.Options{Note: im.Note, Storage: s.storage})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("import %s: %w", im.Source, err), layer.Abort())
+		return nil, errors.Join(fmt.Errorf("import %s: %w", im.Source, err), new.Abort())
 	}
-	id, err := layer.Commit("")
+	id, err := new.Commit("")
 	if err != nil {
-		return nil, errors.Join(err, layer.Abort())
+		return nil, errors.Join(err, new.Abort())
 	}
 	img := &Image{
 		Version: Version, Name: name, Driver: im.Driver, Layers: []string{id},
-		Size: t.bytes, Created: time.Now().UTC().Truncate(time.Second), Source: im.Source,
+		Size: bytes, Created: time.Now().UTC().Truncate(time.Second), Source: im.Source,
 	}
 	old, err := s.enter(img, im)
 	if err != nil {
@@ -116,13 +112,13 @@ func (s *Store) enter(img *Image, im Import) (*Image, error) {
 
 // source is an opened Import.Source.
 type source struct {
-	fill  func(*tree) error
+	fill  func(context.Context, *os.File, layer.Options) (bytes int64, err error)
 	close func()
 }
 
 func (s *Store) openSource(im Import) (source, error) {
 	if im.Source == "-" {
-		return source{fill: func(t *tree) error { return untar(t, im.Stdin) }, close: func() {}}, nil
+		return source{fill: untar(im.Stdin), close: func() {}}, nil
 	}
 	if im.Source == "" {
 		return source{}, errors.New("nothing to import: name a directory, a tar file, or - for standard input")
@@ -137,20 +133,25 @@ func (s *Store) openSource(im Import) (source, error) {
 		return source{}, err
 	}
 	if st.IsDir() {
-		return source{fill: func(t *tree) error { return copyDir(t, f, s.storage) }, close: func() { f.Close() }}, nil
+		copyDir := func(ctx context.Context, root *os.File, o layer.Options) (int64, error) {
+			return layer.Copy(ctx, root, f, o)
+		}
+		return source{fill: copyDir, close: func() { f.Close() }}, nil
 	}
 	if !st.Mode().IsRegular() && st.Mode()&os.ModeNamedPipe == 0 {
 		f.Close()
 		return source{}, fmt.Errorf("%s is neither a directory nor a tar file", im.Source)
 	}
-	return source{fill: func(t *tree) error { return untar(t, f) }, close: func() { f.Close() }}, nil
+	return source{fill: untar(f), close: func() { f.Close() }}, nil
 }
 
 // untar undoes the compression, if any, and unpacks.
-func untar(t *tree, r io.Reader) error {
-	plain, err := decompress(bufio.NewReaderSize(r, 256<<10))
-	if err != nil {
-		return err
+func untar(r io.Reader) func(context.Context, *os.File, layer.Options) (int64, error) {
+	return func(ctx context.Context, root *os.File, o layer.Options) (int64, error) {
+		plain, err := decompress(bufio.NewReaderSize(r, 256<<10))
+		if err != nil {
+			return 0, err
+		}
+		return layer.Apply(ctx, root, plain, o)
 	}
-	return unpack(t, plain)
 }

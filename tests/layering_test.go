@@ -32,8 +32,9 @@ func diagram() map[string][]string {
 	)
 	return map[string][]string{
 		// Command files translate: flags, one call, output.
-		".":     {"libcontainer", lib + "bundle", "image", storage, dm, storage + "/overlay"},
-		"image": {storage},
+		".":           {"libcontainer", lib + "bundle", "image", storage, dm, storage + "/overlay"},
+		"image":       {storage, "image/layer"},
+		"image/layer": {},
 		// The one package that knows the others.
 		"libcontainer": {lib + "bundle", lib + "plan", lib + "process", lib + "seccomp", lib + "cgroup", lib + "state", lib + "hooks", wire,
 			"nsenter", "rootfs", storage, dm, storage + "/overlay", storage + "/dir", "image"},

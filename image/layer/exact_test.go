@@ -1,10 +1,7 @@
-package image
+package layer
 
 import (
-	"bufio"
 	"bytes"
-	"compress/gzip"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
 	"thinrun/tests/box"
@@ -169,16 +165,33 @@ func compare(t *testing.T, got, want []string) {
 	}
 }
 
-func importInto(t *testing.T, im Import) (dir string, img *Image) {
+func must(t *testing.T, err error) {
 	t.Helper()
-	s, layers := fixture(t)
-	im.Name, im.Driver, im.Layers, im.InUse = "x", "plain", layers, nobody
-	if im.Note == nil {
-		im.Note = func(s string) { t.Errorf("note: %s", s) }
+	if err != nil {
+		t.Fatal(err)
 	}
-	img, err := s.Import(context.Background(), im)
+}
+
+func equal(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: %q, want %q", what, got, want)
+	}
+}
+
+// openDir opens a directory for the time of the test.
+func openDir(t *testing.T, path string) *os.File {
+	t.Helper()
+	dir, err := os.Open(path)
 	must(t, err)
-	return filepath.Join(layers.dir, img.Layer()), img
+	t.Cleanup(func() { dir.Close() })
+	return dir
+}
+
+func complain(t *testing.T) Options {
+	return Options{Note: func(s string) { t.Errorf("note: %s", s) }}
 }
 
 func TestDirectoryIsExact(t *testing.T) {
@@ -188,15 +201,13 @@ func TestDirectoryIsExact(t *testing.T) {
 	want := describe(t, src)
 	old := syscall.Umask(0o077)
 	defer syscall.Umask(old)
-	dir, img := importInto(t, Import{Source: src})
+	dir := t.TempDir()
+	size, err := Copy(t.Context(), openDir(t, dir), openDir(t, src), complain(t))
+	must(t, err)
 	compare(t, describe(t, dir), want)
-	if min := int64(128<<20 + 800_000); img.Size < min || img.Size > min+100_000 {
-		t.Errorf("size %d", img.Size)
+	if min := int64(128<<20 + 800_000); size < min || size > min+100_000 {
+		t.Errorf("size %d", size)
 	}
-	link := filepath.Join(t.TempDir(), "link")
-	must(t, os.Symlink(src, link))
-	dir, _ = importInto(t, Import{Source: link})
-	compare(t, describe(t, dir), want)
 }
 
 // GNU tar packs, in each of its formats that can hold the tree, and we unpack.
@@ -210,117 +221,12 @@ func TestTarIsExact(t *testing.T) {
 	pack.Stdout, pack.Stderr = &plain, os.Stderr
 	must(t, pack.Run())
 
-	for name, compress := range map[string]func(io.Writer) io.WriteCloser{
-		"plain": func(w io.Writer) io.WriteCloser {
-			return struct {
-				io.Writer
-				io.Closer
-			}{w, io.NopCloser(nil)}
-		},
-		"gzip": func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
-		"zstd": func(w io.Writer) io.WriteCloser { return newZstd(t, w) },
-		"zstd, best": func(w io.Writer) io.WriteCloser {
-			return newZstd(t, w, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithWindowSize(8<<20))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			file := filepath.Join(t.TempDir(), "x.tar")
-			var packed bytes.Buffer
-			w := compress(&packed)
-			_, err := w.Write(plain.Bytes())
-			must(t, err)
-			must(t, w.Close())
-			must(t, os.WriteFile(file, packed.Bytes(), 0o600))
-
-			dir, _ := importInto(t, Import{Source: file})
-			compare(t, describe(t, dir), want)
-			dir, _ = importInto(t, Import{Source: "-", Stdin: iotestHalf{&packed}})
-			compare(t, describe(t, dir), want)
-		})
-	}
-}
-
-func newZstd(t *testing.T, w io.Writer, o ...zstd.EOption) *zstd.Encoder {
-	t.Helper()
-	z, err := zstd.NewWriter(w, o...)
+	dir := t.TempDir()
+	size, err := Apply(t.Context(), openDir(t, dir), &plain, complain(t))
 	must(t, err)
-	return z
-}
-
-// iotestHalf gives less than it is asked for, as a pipe does.
-type iotestHalf struct{ r io.Reader }
-
-func (h iotestHalf) Read(p []byte) (int, error) { return h.r.Read(p[:(len(p)+1)/2]) }
-
-// A compressed stream with a wrong byte or a missing end is not an image.
-func TestBrokenCompression(t *testing.T) {
-	var plain bytes.Buffer
-	plain.Write(oneFile(t, strings.Repeat("some text that compresses\n", 4000)))
-	var gz, zs bytes.Buffer
-	for _, w := range []io.WriteCloser{gzip.NewWriter(&gz), newZstd(t, &zs)} {
-		_, err := w.Write(plain.Bytes())
-		must(t, err)
-		must(t, w.Close())
-	}
-	for name, whole := range map[string][]byte{"gzip": gz.Bytes(), "zstd": zs.Bytes()} {
-		for _, cut := range []int{len(whole) - 1, len(whole) - 4, len(whole) / 2, 20} {
-			broken(t, fmt.Sprintf("%s cut at %d", name, cut), whole[:cut])
-		}
-		sum := bytes.Clone(whole)
-		sum[len(sum)-6] ^= 1 // the checksum, or the data just before it
-		broken(t, name+" with a wrong byte", sum)
-	}
-}
-
-func broken(t *testing.T, what string, data []byte) {
-	t.Helper()
-	s, layers := fixture(t)
-	_, err := s.Import(context.Background(), Import{Name: "x", Source: "-", Stdin: bytes.NewReader(data), Layers: layers, InUse: nobody})
-	if err == nil {
-		t.Errorf("%s: no error", what)
-	}
-	equal(t, "layers", layers.has(t), nil)
-}
-
-// The decoder keeps 8 MiB: what refers further back is refused before a byte is written.
-func TestZstdWindow(t *testing.T) {
-	for _, window := range []int{8 << 20, 16 << 20, 128 << 20} {
-		var b bytes.Buffer
-		w := newZstd(t, &b, zstd.WithWindowSize(window), zstd.WithSingleSegment(false))
-		_, err := w.Write(oneFile(t, strings.Repeat("x", 1<<20)))
-		must(t, err)
-		must(t, w.Flush())
-		must(t, w.Close())
-		s, layers := fixture(t)
-		_, err = s.Import(context.Background(), Import{Name: "x", Source: "-", Stdin: &b, Layers: layers, InUse: nobody})
-		if window == 8<<20 {
-			must(t, err)
-		} else if want := fmt.Sprintf("window of %d MiB", window>>20); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v; want an error with %q", err, want)
-		}
-	}
-	// One segment of known size is its own window.
-	data := oneFile(t, strings.Repeat("x", 20<<20))
-	whole := newZstd(t, nil, zstd.WithWindowSize(128<<20), zstd.WithSingleSegment(true)).EncodeAll(data, nil)
-	if w := zstdWindow(bufio.NewReader(bytes.NewReader(whole))); w != uint64(len(data)) {
-		t.Errorf("window %d of a single segment of %d", w, len(data))
-	}
-}
-
-// Two gzip members in a row are one stream: pigz and others write such.
-func TestGzipMembers(t *testing.T) {
-	data := oneFile(t, "two members")
-	var b bytes.Buffer
-	for _, part := range [][]byte{data[:700], data[700:]} {
-		w := gzip.NewWriter(&b)
-		_, err := w.Write(part)
-		must(t, err)
-		must(t, w.Close())
-	}
-	dir, _ := importInto(t, Import{Source: "-", Stdin: &b})
-	got, err := os.ReadFile(filepath.Join(dir, "file"))
-	if err != nil || string(got) != "two members" {
-		t.Errorf("%q, %v", got, err)
+	compare(t, describe(t, dir), want)
+	if min := int64(128<<20 + 800_000); size < min || size > min+100_000 {
+		t.Errorf("size %d", size)
 	}
 }
 
@@ -343,15 +249,14 @@ func TestOtherMountsStayOut(t *testing.T) {
 	must(t, unix.Mount(filepath.Join(src, "mine", "file"), filepath.Join(src, "bound"), "", unix.MS_BIND, ""))
 	defer unix.Unmount(filepath.Join(src, "bound"), unix.MNT_DETACH)
 
-	store, layers := Open(filepath.Join(src, "storage")), &plainStore{dir: filepath.Join(src, "storage", "layers")}
-	must(t, os.MkdirAll(layers.dir, 0o755))
+	must(t, os.MkdirAll(filepath.Join(src, "storage", "layers"), 0o755))
+	dir := filepath.Join(src, "storage", "layers")
 	var notes []string
-	img, err := store.Import(context.Background(), Import{
-		Name: "x", Source: src, Layers: layers, InUse: nobody, Note: func(s string) { notes = append(notes, s) },
+	_, err := Copy(t.Context(), openDir(t, dir), openDir(t, src), Options{
+		Storage: filepath.Join(src, "storage"), Note: func(s string) { notes = append(notes, s) },
 	})
 	must(t, err)
 	var names []string
-	dir := filepath.Join(layers.dir, img.Layer())
 	must(t, filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
 		names = append(names, strings.TrimPrefix(p, dir))
 		return err
@@ -370,7 +275,9 @@ func TestHugeHole(t *testing.T) {
 	must(t, f.Truncate(1<<42))
 	must(t, f.Close())
 	start := time.Now()
-	dir, _ := importInto(t, Import{Source: src})
+	dir := t.TempDir()
+	_, err = Copy(t.Context(), openDir(t, dir), openDir(t, src), complain(t))
+	must(t, err)
 	st, err := os.Stat(filepath.Join(dir, "hole"))
 	must(t, err)
 	if st.Size() != 1<<42 {

@@ -1,4 +1,7 @@
-package image
+// Package layer moves the files of an image's layer: out of an archive or a directory
+// into a tree. It writes below one descriptor and nowhere else, whatever the source says,
+// and knows nothing of images.
+package layer
 
 import (
 	"bytes"
@@ -13,6 +16,14 @@ import (
 
 	"golang.org/x/sys/unix"
 )
+
+// Options of Apply and Copy.
+type Options struct {
+	// Note is told, in a line each, what of the source the tree lacks.
+	Note func(string)
+	// Storage is a directory that Copy leaves out: thinrun's own.
+	Storage string
+}
 
 // tree writes files below one descriptor. Where a name goes is decided by the kernel,
 // with the layer's root as "/": openat2(RESOLVE_IN_ROOT), Linux 5.6. So a link in an

@@ -1,6 +1,7 @@
-package image
+package layer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,18 @@ type copier struct {
 }
 
 type inode struct{ dev, ino uint64 }
+
+// Copy copies what is in the directory src to root. It returns the bytes in regular
+// files, each hard link once.
+func Copy(ctx context.Context, root, src *os.File, o Options) (int64, error) {
+	t := newTree(ctx, root, o.Note)
+	defer t.close()
+	err := copyDir(t, src, o.Storage)
+	if err == nil {
+		err = t.finish()
+	}
+	return t.bytes, err
+}
 
 func copyDir(t *tree, src *os.File, storage string) error {
 	c := copier{t: t, seen: make(map[inode]string)}

@@ -1,9 +1,8 @@
-package image
+package layer
 
 import (
 	"archive/tar"
 	"bytes"
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -187,23 +186,15 @@ func TestHostileArchives(t *testing.T) {
 	}
 }
 
-// attack imports an archive beside the canary. The layer's directory is removed when
-// the test ends; after a refusal there must be none.
+// attack unpacks an archive beside the canary, into a directory that is removed when the
+// test ends.
 func attack(t *testing.T, base string, data []byte) (root string, err error) {
 	t.Helper()
-	dir, err := os.MkdirTemp(base, "attack-")
+	root, err = os.MkdirTemp(base, "attack-")
 	must(t, err)
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
-	layers := &plainStore{dir: filepath.Join(dir, "layers")}
-	must(t, os.Mkdir(layers.dir, 0o755))
-	img, err := Open(filepath.Join(dir, "storage")).Import(context.Background(), Import{
-		Name: "x", Source: "-", Stdin: bytes.NewReader(data), Layers: layers, InUse: nobody,
-	})
-	if err != nil {
-		equal(t, "layers", layers.has(t), nil)
-		return "", err
-	}
-	return filepath.Join(layers.dir, img.Layer()), nil
+	t.Cleanup(func() { must(t, os.RemoveAll(root)) })
+	_, err = Apply(t.Context(), openDir(t, root), bytes.NewReader(data), Options{})
+	return root, err
 }
 
 func names(t *testing.T, dir string) (list []string) {
@@ -259,12 +250,11 @@ func TestRandomArchives(t *testing.T) {
 		}
 		dir, err := os.MkdirTemp(base, "attack-")
 		must(t, err)
-		layers := &plainStore{dir: filepath.Join(dir, "layers")}
-		must(t, os.Mkdir(layers.dir, 0o755))
-		_, err = Open(filepath.Join(dir, "storage")).Import(context.Background(), Import{
-			Name: "x", Source: "-", Stdin: bytes.NewReader(archive(t, members)), Layers: layers, InUse: nobody,
-		})
-		if err == nil {
+		root, err := os.Open(dir)
+		must(t, err)
+		_, refused := Apply(t.Context(), root, bytes.NewReader(archive(t, members)), Options{})
+		must(t, root.Close())
+		if refused == nil {
 			taken++
 		}
 		compare(t, describe(t, canary), before)
