@@ -1,0 +1,274 @@
+// Package power takes the power from a host under load and looks at what is there
+// afterwards.
+//
+// The load runs once in a machine whose disk is recorded by dm-log-writes: every write
+// in the order in which it became durable, and a mark before each command and after
+// each success. From the recording, disks are made as power cuts would have left them,
+// with all that was flushed and nothing else, or with some of what was not; each is
+// booted and held against what the marks before the cut had promised.
+package power
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"thinrun/tests/box"
+)
+
+var (
+	cuts   = flag.Int("cuts", 8, "how many times the power goes")
+	rounds = flag.Int("rounds", 14, "commands of each of the load's workers")
+	seed   = flag.Uint64("seed", 1, "of the load and the cuts")
+)
+
+func TestMain(m *testing.M) {
+	var err error
+	switch role := os.Getenv(roleVar); role {
+	case "":
+		os.Exit(m.Run())
+	case "load":
+		err = runLoad()
+	case "check":
+		err = runCheck()
+	default:
+		err = program(role, os.Getenv(jobVar))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "power:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func TestPowerCut(t *testing.T) {
+	box.NativeOnly(t, "no machine inside the machine")
+	box.Require(t)
+	for _, on := range []string{"files", "devices"} {
+		t.Run(on, func(t *testing.T) {
+			powerCut(t, job{Seed: *seed, Devices: on == "devices", Workers: 3, Rounds: *rounds})
+		})
+	}
+}
+
+func powerCut(t *testing.T, j job) {
+	h := newHost(t, j)
+	log := h.record()
+	t.Logf("seed %d: %d writes, flushes and marks", j.Seed, len(log.entries))
+	h.cutAll(log)
+}
+
+// host makes machines and disks.
+type host struct {
+	t    *testing.T
+	job  job
+	dir  string
+	exec string // labexec
+}
+
+func newHost(t *testing.T, j job) *host {
+	t.Helper()
+	h := &host{t: t, job: j, dir: t.TempDir()}
+	h.exec = labexec(t)
+	h.job.Images = filepath.Join(h.dir, "images")
+	h.check(os.Mkdir(h.job.Images, 0o755))
+	for i := range 8 {
+		content := fmt.Sprintf("c%d", i)
+		h.check(writeTar(filepath.Join(h.job.Images, content+".tar"), content))
+	}
+	return h
+}
+
+// labexec is beside the binary that is tested, where make puts it.
+func labexec(t *testing.T) string {
+	path := filepath.Join(filepath.Dir(box.Binary(t)), ".build/bin/labexec")
+	if _, err := os.Stat(path); err != nil {
+		box.Lacks(t, "labexec: %v (make tools)", err)
+	}
+	if out, err := exec.Command(path, "true").CombinedOutput(); err != nil {
+		box.Lacks(t, "the lab's kernel: %v: %s", err, out)
+	}
+	return path
+}
+
+func (h *host) check(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// disk makes an empty one.
+func (h *host) disk(name string, bytes int64) string {
+	path := filepath.Join(h.dir, name)
+	h.check(os.WriteFile(path, nil, 0o600))
+	h.check(os.Truncate(path, bytes))
+	return path
+}
+
+// boot runs one of our roles in a machine with these disks.
+func (h *host) boot(role string, j job, disks ...string) (stdout []byte, err error) {
+	h.t.Helper()
+	text, err := json.Marshal(j)
+	h.check(err)
+	self, err := os.Executable()
+	h.check(err)
+	args := []string{"-vm", "uml", "-timeout", "10m"}
+	for _, d := range disks {
+		args = append(args, "-disk", d)
+	}
+	cmd := exec.Command(h.exec, append(args, self)...)
+	cmd.Dir = h.dir // what is below /tmp is seen in the machine only if it is asked for
+	cmd.Env = append(os.Environ(), roleVar+"="+role, jobVar+"="+string(text))
+	var out, errw bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errw
+	if err := cmd.Run(); err != nil {
+		return out.Bytes(), fmt.Errorf("%s: %w: %s", role, err, errw.Bytes())
+	}
+	return out.Bytes(), nil
+}
+
+// record runs the load once.
+func (h *host) record() *writeLog {
+	h.t.Helper()
+	disk, file := h.disk("recorded", diskSize), h.disk("log", 8<<30)
+	out, err := h.boot("load", h.job, disk, file)
+	if err != nil {
+		h.t.Fatalf("%v\n%s", err, out)
+	}
+	log, err := readLog(file)
+	h.check(err)
+	h.t.Cleanup(func() { log.file.Close() })
+	// That the log is all and is understood: replayed to its end it is that very disk.
+	again, err := os.OpenFile(h.disk("replayed", diskSize), os.O_RDWR, 0)
+	h.check(err)
+	defer again.Close()
+	h.check(log.replay(again, 0, len(log.entries)))
+	if at, err := differ(disk, again.Name()); err != nil || at >= 0 {
+		h.t.Fatalf("the replayed log is not the recorded disk: byte %d, %v", at, err)
+	}
+	h.check(os.Remove(again.Name()))
+	h.check(os.Remove(disk))
+	return log
+}
+
+// cutAll makes the disk of each cut and looks at it.
+func (h *host) cutAll(log *writeLog) {
+	h.t.Helper()
+	first, err := log.find("mounted")
+	h.check(err)
+	plan := planCuts(log, first, *cuts, rand.New(rand.NewPCG(h.job.Seed, 3)))
+	disk, err := os.OpenFile(h.disk("disk", diskSize), os.O_RDWR, 0)
+	h.check(err)
+	defer disk.Close()
+	done := 0
+	for _, c := range plan {
+		whole := c.whole(log)
+		h.check(log.replay(disk, done, whole))
+		done = whole
+		victim := filepath.Join(h.dir, "victim")
+		h.check(copySparse(victim, disk.Name()))
+		f, err := os.OpenFile(victim, os.O_RDWR, 0)
+		h.check(err)
+		h.check(errors.Join(c.finish(f, log), f.Close()))
+		h.after(log, c, victim)
+	}
+}
+
+// planCuts chooses the moments: a third just after a command has reported success, with
+// no more on the disk than what was flushed; a third in the middle of a flush; and a
+// third anywhere.
+func planCuts(log *writeLog, first, n int, rnd *rand.Rand) (plan []cut) {
+	var reports, flushes []int
+	for i := first; i < len(log.entries); i++ {
+		if strings.HasPrefix(log.entries[i].mark, "done/") {
+			reports = append(reports, i+1)
+		}
+		if log.entries[i].flush() {
+			flushes = append(flushes, i)
+		}
+	}
+	for i := range n {
+		c := cut{keep: []float64{0.1, 0.5, 0.9}[rnd.IntN(3)], seed: rnd.Uint64()}
+		switch i % 3 {
+		case 0:
+			c.at = reports[rnd.IntN(len(reports))]
+		case 1:
+			c.at, c.scatter = flushes[rnd.IntN(len(flushes))], true
+		default:
+			c.at = first + rnd.IntN(len(log.entries)-first)
+		}
+		plan = append(plan, c)
+	}
+	slices.SortFunc(plan, func(a, b cut) int { return a.whole(log) - b.whole(log) })
+	return plan
+}
+
+// firstCommands are what somebody may type first when the machine is back.
+func firstCommands() []string {
+	return []string{"image list", "gc", "pool status", "list"}
+}
+
+func (h *host) after(log *writeLog, c cut, disk string) {
+	h.t.Helper()
+	names, under, err := promises(log.entries[:c.at])
+	h.check(err)
+	j := h.job
+	j.First = firstCommands()[int(c.seed%uint64(len(firstCommands())))]
+	what := fmt.Sprintf("-seed %d, cut at %d of %d (scatter %v, keep %v), first %q, under way %q",
+		j.Seed, c.at, len(log.entries), c.scatter, c.keep, j.First, under)
+	out, err := h.boot("check", j, disk)
+	if err != nil {
+		h.t.Errorf("%s: %v", what, err)
+		return
+	}
+	var f found
+	if err := json.Unmarshal(out, &f); err != nil {
+		h.t.Errorf("%s: %v: %s", what, err, out)
+		return
+	}
+	if wrong := append(f.Wrong, compare(names, f.Images)...); len(wrong) > 0 {
+		h.t.Errorf("%s:\n%s", what, strings.Join(wrong, "\n"))
+		return
+	}
+	h.t.Logf("%s: %d images whole", what, len(f.Images))
+}
+
+// differ answers with the first byte in which two files differ, or -1.
+func differ(a, b string) (int64, error) {
+	fa, err := os.Open(a)
+	if err != nil {
+		return 0, err
+	}
+	defer fa.Close()
+	fb, err := os.Open(b)
+	if err != nil {
+		return 0, err
+	}
+	defer fb.Close()
+	bufA, bufB := make([]byte, 1<<20), make([]byte, 1<<20)
+	for at := int64(0); ; at += int64(len(bufA)) {
+		n, errA := fa.ReadAt(bufA, at)
+		m, errB := fb.ReadAt(bufB, at)
+		if n != m || !bytes.Equal(bufA[:n], bufB[:m]) {
+			for i := range min(n, m) {
+				if bufA[i] != bufB[i] {
+					return at + int64(i), nil
+				}
+			}
+			return at + int64(min(n, m)), errors.Join(errA, errB)
+		}
+		if n < len(bufA) {
+			return -1, nil
+		}
+	}
+}
