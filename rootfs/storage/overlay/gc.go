@@ -13,8 +13,7 @@ import (
 // It returns what it took.
 //
 // live is asked about a container's directory without a living owner, in the form that
-// Claim.Dir has; keep
-// about a sealed layer's id. Both are asked after the thing has been seen, so they must
+// Claim.Dir has; keep about a sealed layer's id on which no living writer stands. Both are asked after the thing has been seen, so they must
 // look at the records then, not remember them: a record is written before the
 // directory it names. When in doubt they say yes.
 func (d Driver) GC(live, keep func(string) bool) (gone []string, err error) {
@@ -77,13 +76,28 @@ func (d Driver) deadLayers(keep func(string) bool) (dead []string, err error) {
 		return nil, err
 	}
 	defer unlock()
+	// A writer's parents are not an image yet: a pull makes one layer after the other.
+	writing := map[string]bool{}
+	for _, name := range names {
+		if id, half := strings.CutPrefix(name, "new-"); !half || !isID(id) || !d.held(name) {
+			continue
+		}
+		writing[name] = true
+		below, err := d.below(name)
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // committed or aborted meanwhile
+			return nil, err
+		}
+		for _, id := range below {
+			writing[id] = true
+		}
+	}
 	for _, name := range names {
 		id, half := strings.CutPrefix(name, "new-")
 		switch {
 		case strings.HasPrefix(name, "del-"):
 			dead = append(dead, name)
 			continue
-		case !isID(id) || half && d.held(name) || !half && keep(id):
+		case !isID(id) || writing[name] || !half && keep(id):
 			continue
 		}
 		err := os.Rename(d.path("layers", name), d.path("layers", "del-"+id))

@@ -20,23 +20,23 @@ type layer struct {
 }
 
 // NewLayer starts a layer. Until Commit it is layers/new-ID with a lock on it.
-func (d Driver) NewLayer(parent string) (_ storage.Layer, err error) {
+func (d Driver) NewLayer(parent string) (storage.Layer, error) {
+	return d.newLayer(parent, nil)
+}
+
+// newLayer starts a layer that holds what a container's upper directory holds, if given.
+func (d Driver) newLayer(parent string, upper *os.File) (_ storage.Layer, err error) {
 	var chain []string
-	var lower []*os.File
 	if parent != "" {
 		if chain, err = d.chain(parent); err != nil {
 			return nil, err
 		}
-		if lower, err = d.openChain(parent); err != nil {
-			return nil, err
-		}
-		defer closeAll(lower)
 	}
 	if err := os.MkdirAll(d.path("layers"), 0o700); err != nil {
 		return nil, err
 	}
 	l := &layer{d: d, id: newID()}
-	if l.dir, err = d.makeLocked("new-" + l.id); err != nil {
+	if l.dir, err = d.makeLocked("new-"+l.id, chain); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -44,10 +44,15 @@ func (d Driver) NewLayer(parent string) (_ storage.Layer, err error) {
 			l.Abort()
 		}
 	}()
-	if err := d.probeXattr(l.dir); err != nil {
-		return nil, err
+	// Opened only now that GC knows whom we stand on: what is gone, is gone before.
+	var lower []*os.File
+	if parent != "" {
+		if lower, err = d.openChain(parent); err != nil {
+			return nil, err
+		}
+		defer closeAll(lower)
 	}
-	if err := os.WriteFile(filepath.Join(l.dir.Name(), "lower"), []byte(strings.Join(chain, "\n")), 0o600); err != nil {
+	if err := d.probeXattr(l.dir); err != nil {
 		return nil, err
 	}
 	fs := filepath.Join(l.dir.Name(), "fs")
@@ -67,6 +72,11 @@ func (d Driver) NewLayer(parent string) (_ storage.Layer, err error) {
 	if err := mkdirLike(fs, lower[0]); err != nil {
 		return nil, err
 	}
+	if upper != nil {
+		if err := forkTree(l.dir, upper); err != nil {
+			return nil, err
+		}
+	}
 	if err := os.Mkdir(work, 0o700); err != nil {
 		return nil, err
 	}
@@ -76,9 +86,9 @@ func (d Driver) NewLayer(parent string) (_ storage.Layer, err error) {
 	return l, nil
 }
 
-// makeLocked makes a directory below layers and takes the lock on it before GC can
-// look: GC holds the big lock alone while it judges.
-func (d Driver) makeLocked(name string) (*os.File, error) {
+// makeLocked makes a directory below layers, takes the lock on it and says in it what it
+// stands on, before GC can look: GC holds the big lock alone while it judges.
+func (d Driver) makeLocked(name string, chain []string) (*os.File, error) {
 	unlock, err := d.lock(unix.LOCK_SH)
 	if err != nil {
 		return nil, err
@@ -92,8 +102,12 @@ func (d Driver) makeLocked(name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := flock(dir, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		dir.Close()
+	err = flock(dir, unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(path, "lower"), []byte(strings.Join(chain, "\n")), 0o600)
+	}
+	if err != nil {
+		dir.Close() // GC takes the directory
 		return nil, err
 	}
 	return dir, nil
@@ -200,11 +214,6 @@ func (d Driver) Layers() (infos []storage.LayerInfo, err error) {
 		infos = append(infos, info)
 	}
 	return infos, nil
-}
-
-// Fork is not there yet.
-func (d Driver) Fork(storage.Claim) (storage.Layer, error) {
-	return nil, fmt.Errorf("fork: %w", errors.ErrUnsupported)
 }
 
 // RemoveLayer removes a sealed layer. One that is not there is content to be gone.

@@ -5,7 +5,7 @@
 //
 //	layers/ID/fs         a sealed layer's own files, in overlayfs's words (trusted.overlay.*)
 //	layers/ID/lower      the ids below it, nearest first, one a line
-//	layers/ID/chain         its OCI chain id, if it has one
+//	layers/ID/chain      its OCI chain id, if it has one
 //	layers/new-ID        a layer being written; its writer holds a lock on the directory
 //	layers/del-ID        a layer being removed
 //	containers/NAME/     upper and work of one container; the claim names the directory
@@ -115,17 +115,27 @@ func mkdirLike(path string, like *os.File) error {
 
 // Remove takes the container's directory away; the mount went with its last user.
 func (d Driver) Remove(c storage.Claim) error {
-	if c.Driver != Name {
-		return fmt.Errorf("the overlay driver cannot remove what the %q driver made", c.Driver)
-	}
-	if c.Dir == "" {
+	if c.Driver == Name && c.Dir == "" {
 		return nil
 	}
-	name := filepath.Base(c.Dir)
-	if c.Dir != d.path("containers", name) || !isID(name) {
-		return fmt.Errorf("claim names %s, which is no container's directory below %s", c.Dir, d.path("containers"))
+	name, err := d.container(c)
+	if err != nil {
+		return err
 	}
 	return d.removeTree("containers", name)
+}
+
+// container is the name of a claim's directory below containers. A claim is a file that
+// somebody may have edited: it names nothing else.
+func (d Driver) container(c storage.Claim) (name string, err error) {
+	if c.Driver != Name {
+		return "", fmt.Errorf("the claim is of the %q driver, not of overlay", c.Driver)
+	}
+	name = filepath.Base(c.Dir)
+	if c.Dir != d.path("containers", name) || !isID(name) {
+		return "", fmt.Errorf("claim names %s, which is no container's directory below %s", c.Dir, d.path("containers"))
+	}
+	return name, nil
 }
 
 // openChain opens the fs directories of a layer and of all below it, uppermost first.
@@ -158,20 +168,27 @@ func (d Driver) chain(id string) ([]string, error) {
 	if !isID(id) {
 		return nil, fmt.Errorf("layer %q: %w: an overlay layer's id has 32 hex digits", id, ErrNoLayer)
 	}
-	data, err := os.ReadFile(d.path("layers", id, "lower"))
+	below, err := d.below(id)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("layer %s below %s: %w", id, d.path("layers"), ErrNoLayer)
 	}
+	return append([]string{id}, below...), err
+}
+
+// below reads what a directory of layers says it stands on.
+func (d Driver) below(name string) ([]string, error) {
+	path := d.path("layers", name, "lower")
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	chain := append([]string{id}, strings.Fields(string(data))...)
-	for _, below := range chain[1:] {
-		if !isID(below) {
-			return nil, fmt.Errorf("%s: damaged: %q is no layer's id", d.path("layers", id, "lower"), below)
+	ids := strings.Fields(string(data))
+	for _, id := range ids {
+		if !isID(id) {
+			return nil, fmt.Errorf("%s: damaged: %q is no layer's id", path, id)
 		}
 	}
-	return chain, nil
+	return ids, nil
 }
 
 func closeAll(list []*os.File) {

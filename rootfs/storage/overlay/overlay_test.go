@@ -353,6 +353,33 @@ func TestGC(t *testing.T) {
 	}
 }
 
+// A pull makes layer upon layer before anything names them: those below a living writer
+// stay, and go with it.
+func TestGCSparesParentsOfWriters(t *testing.T) {
+	d := Driver{Storage: scratch(t)}
+	bottom := sealed(t, d)
+	l, err := d.NewLayer(bottom)
+	must(t, err)
+	middle, err := l.Commit("")
+	must(t, err)
+	top, err := d.NewLayer(middle)
+	must(t, err)
+	none := func(string) bool { return false }
+	if gone, err := d.GC(none, none); err != nil || len(gone) != 0 {
+		t.Errorf("below a living writer gc took %q, %v", gone, err)
+	}
+	must(t, top.Abort())
+	if gone, err := d.GC(none, none); err != nil || len(gone) != 2 {
+		t.Errorf("without one gc took %q, %v; want both layers", gone, err)
+	}
+	if _, err := d.NewLayer(middle); !errors.Is(err, ErrNoLayer) {
+		t.Errorf("a layer on one that is gone: %v, want ErrNoLayer", err)
+	}
+	if left := held(d)(t); len(left) != 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
 // A collector knows the records of its own --root only. A container of another one is
 // safe as long as its state directory is there, and a later one of that id is another.
 func TestGCOfAnotherStateRoot(t *testing.T) {
