@@ -1,14 +1,15 @@
 // Package thinmeta reads the metadata of a thin pool, as drivers/md/dm-thin-metadata.c
-// and drivers/md/persistent-data lay it out: the superblock, and the list of thin devices.
-// Every block is checked against its checksum and its own address. It writes nothing and
-// does not look into the mappings; thin_check and thin_repair are for that.
+// and drivers/md/persistent-data lay it out: the superblock, the list of thin devices, the
+// mappings of each, and the space maps. Every block is checked against its checksum and
+// its own address, every count against its bounds, and no tree is followed in a circle, so
+// that any content at all ends in an answer or an error. It writes nothing: what Renewal
+// makes of the metadata is the caller's to store.
 package thinmeta
 
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 )
 
@@ -19,12 +20,8 @@ const (
 	magic          = 27022010
 	saltSuperblock = 160774
 	saltNode       = 121107
-	headerSize     = 32
 	detailsSize    = 24
-	flagInternal   = 1
-	flagLeaf       = 2
 	needsCheck     = 1 // superblock flag
-	maxDepth       = 32
 )
 
 // Errors of content; a failed read is the reader's own error.
@@ -44,7 +41,9 @@ type Superblock struct {
 	Metadata    Space
 	BlockSector uint32 // data block size in sectors
 
-	mappings, details uint64
+	mappings, details    uint64 // roots
+	dataIndex, metaIndex uint64 // roots of the space maps: where the bitmaps are
+	dataOver, metaOver   uint64 // and the counts that two bits do not hold
 }
 
 // Space counts blocks; metadata blocks include the kernel's own.
@@ -74,6 +73,10 @@ func ReadSuperblock(r io.ReaderAt, block uint64) (*Superblock, error) {
 		mappings:    le.Uint64(b[320:]),
 		details:     le.Uint64(b[328:]),
 		BlockSector: le.Uint32(b[336:]),
+		dataIndex:   le.Uint64(b[80:]),
+		dataOver:    le.Uint64(b[88:]),
+		metaIndex:   le.Uint64(b[208:]),
+		metaOver:    le.Uint64(b[216:]),
 	}, nil
 }
 
@@ -93,15 +96,12 @@ type Thin struct {
 // afterwards and compare.
 func (s *Superblock) Thins(r io.ReaderAt) ([]Thin, error) {
 	var list []Thin
-	err := walk(r, s.details, 0, maxDepth, func(key uint64, v []byte) error {
-		le := binary.LittleEndian
+	w := walker{r: r, seen: map[uint64]bool{}}
+	err := w.tree(s.details, detailsSize, func(key uint64, v []byte) error {
 		if key >= 1<<24 {
 			return fmt.Errorf("thin id %d: %w", key, ErrDamaged)
 		}
-		if n := len(list); n > 0 && uint64(list[n-1].ID) >= key {
-			return fmt.Errorf("thin id %d after %d: %w", key, list[n-1].ID, ErrDamaged)
-		}
-		list = append(list, Thin{uint32(key), le.Uint64(v), le.Uint64(v[8:]), le.Uint32(v[16:]), le.Uint32(v[20:])})
+		list = append(list, thin(uint32(key), v))
 		return nil
 	})
 	if err != nil {
@@ -112,88 +112,23 @@ func (s *Superblock) Thins(r io.ReaderAt) ([]Thin, error) {
 
 // Thin looks one thin device up; ok is false when there is none of that id.
 func (s *Superblock) Thin(r io.ReaderAt, id uint32) (t Thin, ok bool, err error) {
-	block := s.details
-	b := make([]byte, BlockSize)
-	for range maxDepth {
-		n, leaf, err := readNode(r, block, b)
-		if err != nil {
-			return Thin{}, false, fmt.Errorf("thin device %d: %w", id, err)
-		}
-		le := binary.LittleEndian
-		i := n.entries - 1
-		for i >= 0 && n.key(b, i) > uint64(id) {
-			i--
-		}
-		if i < 0 || leaf && n.key(b, i) != uint64(id) {
-			return Thin{}, false, nil
-		}
-		v := n.value(b, i)
-		if leaf {
-			return Thin{id, le.Uint64(v), le.Uint64(v[8:]), le.Uint32(v[16:]), le.Uint32(v[20:])}, true, nil
-		}
-		block = le.Uint64(v)
+	v, err := lookup(r, s.details, detailsSize, uint64(id))
+	if err != nil || v == nil {
+		return Thin{}, false, because(err, "thin device %d", id)
 	}
-	return Thin{}, false, fmt.Errorf("thin device %d: tree deeper than %d: %w", id, maxDepth, ErrDamaged)
+	return thin(id, v), true, nil
 }
 
-// walk visits the leaves of the B-tree at block from left to right.
-func walk(r io.ReaderAt, block, least uint64, depth int, leafEntry func(key uint64, value []byte) error) error {
-	if depth == 0 {
-		return fmt.Errorf("block %d: tree deeper than %d: %w", block, maxDepth, ErrDamaged)
-	}
-	b := make([]byte, BlockSize)
-	n, leaf, err := readNode(r, block, b)
-	if err != nil {
-		return err
-	}
-	for i := range n.entries {
-		key := n.key(b, i)
-		if key < least {
-			return fmt.Errorf("block %d: key %d below its parent's %d: %w", block, key, least, ErrDamaged)
-		}
-		if leaf {
-			err = leafEntry(key, n.value(b, i))
-		} else {
-			err = walk(r, binary.LittleEndian.Uint64(n.value(b, i)), key, depth-1, leafEntry)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-type node struct{ entries, max, size int }
-
-func (n node) key(b []byte, i int) uint64 {
-	return binary.LittleEndian.Uint64(b[headerSize+8*i:])
-}
-
-func (n node) value(b []byte, i int) []byte {
-	at := headerSize + 8*n.max + n.size*i
-	return b[at : at+n.size]
-}
-
-func readNode(r io.ReaderAt, block uint64, b []byte) (n node, leaf bool, err error) {
-	if err := readBlock(r, block, b); err != nil {
-		return n, false, err
-	}
-	if err := check(b, block, saltNode, 8); err != nil {
-		return n, false, err
-	}
+func thin(id uint32, v []byte) Thin {
 	le := binary.LittleEndian
-	flags := le.Uint32(b[4:])
-	leaf = flags == flagLeaf
-	entries, most, size := le.Uint32(b[16:]), le.Uint32(b[20:]), le.Uint32(b[24:])
-	want := uint32(8)
-	if leaf {
-		want = detailsSize
+	return Thin{id, le.Uint64(v), le.Uint64(v[8:]), le.Uint32(v[16:]), le.Uint32(v[20:])}
+}
+
+func because(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
 	}
-	if !leaf && flags != flagInternal || entries > most || size != want ||
-		headerSize+uint64(most)*(8+uint64(size)) > BlockSize {
-		return n, false, fmt.Errorf("block %d: node with flags %d, %d of %d entries of %d bytes: %w", block, flags, entries, most, size, ErrDamaged)
-	}
-	return node{int(entries), int(most), int(size)}, leaf, nil
+	return fmt.Errorf(format+": %w", append(args, err)...)
 }
 
 func readBlock(r io.ReaderAt, block uint64, b []byte) error {
@@ -209,12 +144,10 @@ func readBlock(r io.ReaderAt, block uint64, b []byte) error {
 	return nil
 }
 
-// check compares the checksum (CRC-32C without the final inversion, xor the salt, over
-// all but itself) and the address that a block carries.
+// check compares the checksum and the address that a block carries.
 func check(b []byte, block uint64, salt uint32, addressAt int) error {
-	sum := ^crc32.Checksum(b[4:], crc32.MakeTable(crc32.Castagnoli)) ^ salt
-	if got := binary.LittleEndian.Uint32(b); got != sum {
-		return fmt.Errorf("block %d: checksum %08x, want %08x: %w", block, got, sum, ErrDamaged)
+	if got, want := binary.LittleEndian.Uint32(b), sum(b, salt); got != want {
+		return fmt.Errorf("block %d: checksum %08x, want %08x: %w", block, got, want, ErrDamaged)
 	}
 	if got := binary.LittleEndian.Uint64(b[addressAt:]); got != block {
 		return fmt.Errorf("block %d says it is block %d: %w", block, got, ErrDamaged)

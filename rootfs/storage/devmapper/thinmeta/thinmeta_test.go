@@ -160,20 +160,3 @@ func TestDamageIsNamed(t *testing.T) {
 type moved struct{ f *os.File }
 
 func (m moved) ReadAt(b []byte, at int64) (int, error) { return m.f.ReadAt(b, at+BlockSize) }
-
-// FuzzThins: whatever the blocks hold, an error and not a panic. The checksum is put
-// right so that the rest is reached.
-func FuzzThins(f *testing.F) {
-	f.Add(make([]byte, 3*BlockSize))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		data = append(data, make([]byte, 3*BlockSize)...)[:3*BlockSize]
-		for i, salt := range []uint32{saltSuperblock, saltNode, saltNode} {
-			seal(data[i*BlockSize:][:BlockSize], uint64(i), salt)
-		}
-		r := strings.NewReader(string(data))
-		sb := &Superblock{details: 1}
-		sb.Thins(r)
-		sb.Thin(r, 5)
-		ReadSuperblock(r, 0)
-	})
-}

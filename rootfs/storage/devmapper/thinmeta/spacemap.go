@@ -1,0 +1,158 @@
+package thinmeta
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+)
+
+// A space map counts the owners of each block (persistent-data/dm-space-map-common.h): two
+// bits per block in bitmap blocks, where 3 means that a B-tree has the count. The index
+// of the bitmaps is a B-tree for data, and one block for metadata.
+const (
+	saltIndex      = 160478
+	saltBitmap     = 240779
+	bitmapHead     = 16
+	indexEntrySize = 16
+	// PerBitmap is how many blocks one bitmap counts.
+	PerBitmap  = (BlockSize - bitmapHead) * 4
+	maxIndexes = 255 // MAX_METADATA_BITMAPS
+	overflowed = 3
+)
+
+// SpaceMap is one of a pool's two.
+type SpaceMap struct {
+	Space
+	what    string
+	bitmaps []bitmap
+	over    map[uint64]uint32
+}
+
+type bitmap struct {
+	block uint64
+	free  uint32
+}
+
+// DataMap reads the index of the data's space map, MetadataMap that of the metadata's.
+// found, if not nil, is told of each metadata block that the map itself is made of, but for
+// the bitmaps.
+func (s *Superblock) DataMap(r io.ReaderAt, found func(block uint64)) (*SpaceMap, error) {
+	m := &SpaceMap{Space: s.Data, what: "data space map", over: map[uint64]uint32{}}
+	// Each bitmap is a metadata block of its own, so there cannot be more than those.
+	if bitmaps(s.Data.Total) > s.Metadata.Total {
+		return nil, fmt.Errorf("%s: %d blocks: %w", m.what, s.Data.Total, ErrDamaged)
+	}
+	w := walker{r: r, seen: map[uint64]bool{}}
+	if found != nil {
+		w.node = func(n *node) { found(n.block) }
+	}
+	err := w.tree(s.dataIndex, indexEntrySize, func(key uint64, v []byte) error {
+		if key != uint64(len(m.bitmaps)) || key >= bitmaps(s.Data.Total) {
+			return fmt.Errorf("bitmap %d where %d of %d should be: %w", key, len(m.bitmaps), bitmaps(s.Data.Total), ErrDamaged)
+		}
+		m.add(v)
+		return nil
+	})
+	if err == nil {
+		err = m.counts(&w, s.dataOver)
+	}
+	if err == nil && uint64(len(m.bitmaps)) != bitmaps(s.Data.Total) {
+		err = fmt.Errorf("%d bitmaps for %d blocks: %w", len(m.bitmaps), s.Data.Total, ErrDamaged)
+	}
+	return m, because(err, "%s", m.what)
+}
+
+// MetadataMap: see DataMap.
+func (s *Superblock) MetadataMap(r io.ReaderAt, found func(block uint64)) (*SpaceMap, error) {
+	m := &SpaceMap{Space: s.Metadata, what: "metadata space map", over: map[uint64]uint32{}}
+	if bitmaps(s.Metadata.Total) > maxIndexes {
+		return nil, fmt.Errorf("%s: %d blocks: %w", m.what, s.Metadata.Total, ErrDamaged)
+	}
+	b := make([]byte, BlockSize)
+	err := readBlock(r, s.metaIndex, b)
+	if err == nil {
+		err = check(b, s.metaIndex, saltIndex, 8)
+	}
+	if err != nil {
+		return nil, because(err, "%s", m.what)
+	}
+	for i := range bitmaps(s.Metadata.Total) {
+		m.add(b[16+indexEntrySize*i:])
+	}
+	w := walker{r: r, seen: map[uint64]bool{}}
+	if found != nil {
+		found(s.metaIndex)
+		w.node = func(n *node) { found(n.block) }
+	}
+	return m, because(m.counts(&w, s.metaOver), "%s", m.what)
+}
+
+func bitmaps(blocks uint64) uint64 { return blocks/PerBitmap + min(1, blocks%PerBitmap) }
+
+func (m *SpaceMap) add(entry []byte) {
+	m.bitmaps = append(m.bitmaps, bitmap{binary.LittleEndian.Uint64(entry), binary.LittleEndian.Uint32(entry[8:])})
+}
+
+func (m *SpaceMap) counts(w *walker, root uint64) error {
+	return w.tree(root, 4, func(key uint64, v []byte) error {
+		if key >= m.Total {
+			return fmt.Errorf("a count for block %d of %d: %w", key, m.Total, ErrDamaged)
+		}
+		m.over[key] = binary.LittleEndian.Uint32(v)
+		return nil
+	})
+}
+
+// Bitmaps is how many there are.
+func (m *SpaceMap) Bitmaps() int { return len(m.bitmaps) }
+
+// Counts reads the counts of the blocks from i*PerBitmap on, as many as bitmap i has.
+func (m *SpaceMap) Counts(r io.ReaderAt, i int) ([]uint32, error) {
+	b := make([]byte, BlockSize)
+	err := readBlock(r, m.bitmaps[i].block, b)
+	if err == nil {
+		err = check(b, m.bitmaps[i].block, saltBitmap, 8)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: bitmap %d: %w", m.what, i, err)
+	}
+	first := uint64(i) * PerBitmap
+	counts := make([]uint32, min(PerBitmap, m.Total-first))
+	for k := range counts {
+		two := b[bitmapHead+k/4] >> (k % 4 * 2) & 3
+		// The lower bit of the two is the higher one of the number (sm_lookup_bitmap).
+		counts[k] = uint32(two>>1 | two&1<<1)
+		if counts[k] == overflowed {
+			n, ok := m.over[first+uint64(k)]
+			if !ok || n < overflowed {
+				return nil, fmt.Errorf("%s: block %d has no count: %w", m.what, first+uint64(k), ErrDamaged)
+			}
+			counts[k] = n
+		}
+	}
+	return counts, nil
+}
+
+// Run is blocks that follow each other.
+type Run struct{ From, To uint64 }
+
+// Free lists the free blocks of bitmap i.
+func (m *SpaceMap) Free(r io.ReaderAt, i int) ([]Run, error) {
+	counts, err := m.Counts(r, i)
+	if err != nil {
+		return nil, err
+	}
+	var runs []Run
+	first := uint64(i) * PerBitmap
+	for k, n := range counts {
+		at := first + uint64(k)
+		switch last := len(runs) - 1; {
+		case n != 0:
+		case last >= 0 && runs[last].To == at:
+			runs[last].To++
+		default:
+			runs = append(runs, Run{at, at + 1})
+		}
+	}
+	return runs, nil
+}
