@@ -1,0 +1,92 @@
+package transfer
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// maxWindow is the most that zstd --long=31 asks for. It is memory, page by page as the
+// content fills it.
+const maxWindow = 2 << 30
+
+// decompress looks at the first bytes: a name or a media type tells less. The reader
+// ends with io.EOF only after r has: what r verifies is verified then.
+func decompress(r *bufio.Reader) (io.ReadCloser, error) {
+	head, err := r.Peek(6)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	for _, other := range []struct{ magic, name, tool string }{
+		{"\xfd7zXZ\x00", "xz", "xz -dc"},
+		{"BZh", "bzip2", "bzip2 -dc"},
+		{"\x04\x22\x4d\x18", "lz4", "lz4 -dc"},
+		{"PK\x03\x04", "zip", "a tar made from"},
+	} {
+		if bytes.HasPrefix(head, []byte(other.magic)) {
+			return nil, fmt.Errorf("compressed with %s; thinrun takes plain, gzip and zstd: pipe the output of %s in, with - as the source", other.name, other.tool)
+		}
+	}
+	switch {
+	case bytes.HasPrefix(head, []byte("\x1f\x8b")):
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			return nil, fmt.Errorf("gzip: %w", err)
+		}
+		return &unpacked{r: z, raw: r, kind: "gzip"}, nil
+	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")),
+		len(head) >= 4 && head[0]&0xf0 == 0x50 && string(head[1:4]) == "\x2a\x4d\x18": // a skippable frame first
+		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderMaxMemory(1<<62))
+		if err != nil {
+			return nil, fmt.Errorf("zstd: %w", err)
+		}
+		return &unpacked{r: z, raw: r, kind: "zstd", close: z.Close}, nil
+	}
+	return io.NopCloser(r), nil
+}
+
+// unpacked names the compression in its errors, and reads what it unpacks to the end.
+type unpacked struct {
+	r     io.Reader
+	raw   io.Reader
+	kind  string
+	close func()
+}
+
+func (u *unpacked) Read(p []byte) (int, error) {
+	n, err := u.r.Read(p)
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.Is(err, io.EOF):
+		// A bit flipped in the last bytes is seen by the digest below, not by the format.
+		if _, err := io.Copy(io.Discard, u.raw); err != nil {
+			return n, err
+		}
+		return n, io.EOF
+	}
+	var below *sourceError
+	if errors.As(err, &below) { // the network's or the digest's, not the format's
+		return n, below
+	}
+	return n, fmt.Errorf("%s: %w", u.kind, err)
+}
+
+func (u *unpacked) Close() error {
+	if u.close != nil {
+		u.close()
+	}
+	return nil
+}
+
+// sourceError is what went wrong below a decompressor.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return e.err.Error() }
+func (e *sourceError) Unwrap() error { return e.err }

@@ -1,0 +1,195 @@
+package transfer
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"thinrun/image"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// registry is one repository of a registry, authenticated.
+type registry struct {
+	client http.Client
+	repo   name.Repository
+	root   v1.Descriptor // what the reference led to, and its content
+	body   []byte
+	patience
+}
+
+// openRegistry finds the image; nothing of its layers is fetched before it is needed.
+func openRegistry(ctx context.Context, text string, opt Options) (*image.Source, error) {
+	want, err := opt.wanted()
+	if err != nil {
+		return nil, err
+	}
+	ref, err := parseReference(text, opt.Insecure)
+	if err != nil {
+		return nil, err
+	}
+	repo := ref.Context()
+	login, err := opt.login(repo)
+	if err != nil {
+		return nil, err
+	}
+	base := newPatient(opt)
+	r := &registry{repo: repo, patience: opt.patience}
+	r.client.Transport, err = transport.NewWithContext(ctx, repo.Registry, login, base, []string{repo.Scope(transport.PullScope)})
+	if err != nil {
+		return nil, login.explain(repo.Registry, err)
+	}
+	if err := r.look(ctx, ref); err != nil {
+		return nil, login.explain(repo.Registry, err)
+	}
+	img, err := find(ctx, r, r.root, want)
+	if err != nil {
+		r.client.CloseIdleConnections()
+		return nil, login.explain(repo.Registry, err)
+	}
+	return newFetch(ctx, r, img, opt).source(), nil
+}
+
+// parseReference completes a name as Docker does, and marks where plain http will do.
+func parseReference(text string, insecure bool) (name.Reference, error) {
+	ref, err := name.ParseReference(text, name.WeakValidation)
+	if err != nil {
+		return nil, fmt.Errorf("reference %q: %s", printable(text), printable(err.Error()))
+	}
+	host, _, err := net.SplitHostPort(ref.Context().RegistryStr())
+	if err != nil {
+		host = ref.Context().RegistryStr()
+	}
+	if insecure || isLoopback(strings.Trim(host, "[]")) {
+		return name.ParseReference(text, name.WeakValidation, name.Insecure)
+	}
+	return ref, nil
+}
+
+// look reads what the reference stands for. A tag is whatever the registry says, so the
+// digest is counted here; a digest is verified.
+func (r *registry) look(ctx context.Context, ref name.Reference) error {
+	header, body, err := r.document(ctx, "manifests", ref.Identifier())
+	if err != nil {
+		return err
+	}
+	r.body = body
+	r.root = v1.Descriptor{Digest: digestOf(body), Size: int64(len(body)), MediaType: types.MediaType(header.Get("Content-Type"))}
+	said := header.Get("Docker-Content-Digest")
+	if d, ok := ref.(name.Digest); ok {
+		said = d.DigestStr()
+	}
+	if strings.HasPrefix(said, "sha256:") && said != r.root.Digest.String() {
+		return fmt.Errorf("manifest %s: its content has digest %s", said, r.root.Digest)
+	}
+	return nil
+}
+
+func (r *registry) manifest(ctx context.Context, h v1.Hash) (io.ReadCloser, error) {
+	if h == r.root.Digest {
+		return io.NopCloser(bytes.NewReader(r.body)), nil
+	}
+	return r.reader(r.document(ctx, "manifests", h.String()))
+}
+
+func (r *registry) blob(ctx context.Context, h v1.Hash) (io.ReadCloser, error) {
+	return r.reader(r.document(ctx, "blobs", h.String()))
+}
+
+func (r *registry) reader(_ http.Header, body []byte, err error) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(body)), err
+}
+
+// document gets a manifest or config whole, again if the connection breaks in it.
+func (r *registry) document(ctx context.Context, kind, what string) (header http.Header, body []byte, err error) {
+	for try := 1; ; try++ {
+		resp, err := r.get(ctx, kind, what, 0)
+		if err != nil {
+			return nil, nil, err
+		}
+		body, err = readDocument(resp.Body)
+		resp.Body.Close()
+		if err == nil || ctx.Err() != nil || len(body) > maxDocument || try == r.tries {
+			return resp.Header, body, err
+		}
+		if err := sleep(ctx, r.pause); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// get asks for a manifest or blob, from the byte at from on if the registry does ranges.
+func (r *registry) get(ctx context.Context, kind, what string, from int64) (*http.Response, error) {
+	u := url.URL{Scheme: "https", Host: r.repo.RegistryStr(), Path: fmt.Sprintf("/v2/%s/%s/%s", r.repo.RepositoryStr(), kind, what)}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if kind == "manifests" {
+		for _, t := range []types.MediaType{types.OCIImageIndex, types.OCIManifestSchema1, types.DockerManifestList, types.DockerManifestSchema2} {
+			req.Header.Add("Accept", string(t))
+		}
+	}
+	if from > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
+	}
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return resp, nil
+}
+
+// explain says what a person can do about an error of the network or the registry.
+func (l login) explain(reg name.Registry, err error) error {
+	var status *transport.Error
+	if errors.As(err, &status) {
+		why := fmt.Sprintf("%d %s", status.StatusCode, http.StatusText(status.StatusCode))
+		for _, d := range status.Errors {
+			why += ": " + printable(d.Message)
+			break
+		}
+		switch status.StatusCode {
+		case http.StatusUnauthorized, http.StatusForbidden:
+			if l.from == "" {
+				return fmt.Errorf("%s says %s; it wants credentials: --creds USER:PASSWORD, or docker login, or podman login", reg, why)
+			}
+			return fmt.Errorf("%s says %s to the credentials from %s", reg, why, l.from)
+		case http.StatusNotFound:
+			return fmt.Errorf("%s says %s: no such image or tag", reg, why)
+		}
+		return fmt.Errorf("%s says %s", reg, why)
+	}
+	var cert *tls.CertificateVerificationError
+	switch {
+	case reg.Scheme() == "http":
+		// Tried both ways; the library has joined what was said to each.
+	case errors.As(err, &cert), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"): // net/http has no value for it
+		return fmt.Errorf("%s: %w (--tls-verify=false takes it nevertheless)", reg, bare(err))
+	}
+	return fmt.Errorf("%s: %w", reg, bare(err))
+}
+
+// bare leaves out the method and the URL, which is long and may hold a token.
+func bare(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
