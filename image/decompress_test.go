@@ -15,14 +15,13 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-func importInto(t *testing.T, im Import) (dir string, img *Image) {
+func importInto(t *testing.T, src *Source) (dir string, img *Image) {
 	t.Helper()
 	s, layers := fixture(t)
-	im.Name, im.Driver, im.Layers, im.InUse = "x", "plain", layers, nobody
-	if im.Note == nil {
-		im.Note = func(s string) { t.Errorf("note: %s", s) }
-	}
-	img, err := s.Import(context.Background(), im)
+	img, err := s.Import(context.Background(), Import{
+		Name: "x", Driver: "plain", Layers: layers, InUse: nobody, Source: src,
+		Note: func(s string) { t.Errorf("note: %s", s) },
+	})
 	must(t, err)
 	return filepath.Join(layers.dir, img.Layer()), img
 }
@@ -62,7 +61,7 @@ func TestBrokenCompression(t *testing.T) {
 func broken(t *testing.T, what string, data []byte) {
 	t.Helper()
 	s, layers := fixture(t)
-	_, err := s.Import(context.Background(), Import{Name: "x", Source: "-", Stdin: bytes.NewReader(data), Layers: layers, InUse: nobody})
+	_, err := s.Import(context.Background(), Import{Name: "x", Source: stdin(bytes.NewReader(data)), Layers: layers, InUse: nobody})
 	if err == nil {
 		t.Errorf("%s: no error", what)
 	}
@@ -79,7 +78,7 @@ func TestZstdWindow(t *testing.T) {
 		must(t, w.Flush())
 		must(t, w.Close())
 		s, layers := fixture(t)
-		_, err = s.Import(context.Background(), Import{Name: "x", Source: "-", Stdin: &b, Layers: layers, InUse: nobody})
+		_, err = s.Import(context.Background(), Import{Name: "x", Source: stdin(&b), Layers: layers, InUse: nobody})
 		if window == 8<<20 {
 			must(t, err)
 		} else if want := fmt.Sprintf("window of %d MiB", window>>20); err == nil || !strings.Contains(err.Error(), want) {
@@ -104,7 +103,7 @@ func TestGzipMembers(t *testing.T) {
 		must(t, err)
 		must(t, w.Close())
 	}
-	dir, _ := importInto(t, Import{Source: "-", Stdin: &b})
+	dir, _ := importInto(t, stdin(&b))
 	got, err := os.ReadFile(filepath.Join(dir, "file"))
 	if err != nil || string(got) != "two members" {
 		t.Errorf("%q, %v", got, err)

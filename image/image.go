@@ -8,6 +8,7 @@
 package image
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,7 +29,7 @@ const Version = 1
 var (
 	ErrNotFound = errors.New("no such image")
 	ErrInUse    = errors.New("image is in use")
-	ErrBusy     = errors.New("an image is being imported")
+	ErrBusy     = errors.New("an image is being made or exported")
 )
 
 // Image is a record.
@@ -36,11 +37,20 @@ type Image struct {
 	Version int       `json:"version"`
 	Name    string    `json:"name"`
 	Driver  string    `json:"driver"`
-	Layers  []string  `json:"layers"` // the driver's ids, base first
-	Size    int64     `json:"size"`   // bytes in regular files, each hard link once
+	Layers  []string  `json:"layers"`          // the driver's ids, base first
+	Size    int64     `json:"size"`            // of all layers
+	Sizes   []int64   `json:"sizes,omitempty"` // of each: bytes in the regular files that it brought, each hard link once
 	Created time.Time `json:"created"`
-	Source  string    `json:"source,omitempty"` // what it was imported from
+	Source  string    `json:"source,omitempty"`  // what it was imported from
+	Digest  string    `json:"digest,omitempty"`  // of the manifest it came with
+	ID      string    `json:"id,omitempty"`      // of OCI, which is the image's id elsewhere
+	DiffIDs []string  `json:"diffIds,omitempty"` // of each layer's tar; "": it never was one
+	Chains  []string  `json:"chains,omitempty"`  // the OCI's chain id of each layer, or ""
 	Config  Config    `json:"config"`
+
+	// OCI is the image config as its bytes, whose digest is ID; nil for a plain tree. In the
+	// file it follows the record, so that a container's start does not parse it.
+	OCI json.RawMessage `json:"-"`
 }
 
 // Config is what of an OCI image's config says how to run it, under its names there.
@@ -51,6 +61,7 @@ type Config struct {
 	WorkingDir string   `json:"WorkingDir,omitempty"`
 	User       string   `json:"User,omitempty"`
 	StopSignal string   `json:"StopSignal,omitempty"`
+	Volumes    []string `json:"Volumes,omitempty"` // sorted
 }
 
 // Layer is the top layer, what storage.Request takes.
@@ -86,14 +97,20 @@ func (s *Store) Get(name string) (*Image, error) {
 
 func decode(data []byte, name string) (*Image, error) {
 	var img Image
-	if err := json.Unmarshal(data, &img); err != nil {
+	record := json.NewDecoder(bytes.NewReader(data))
+	if err := record.Decode(&img); err != nil {
 		return nil, fmt.Errorf("damaged image record: %w", err)
+	}
+	if rest := bytes.TrimPrefix(data[record.InputOffset():], []byte("\n")); len(rest) > 0 {
+		img.OCI = rest
 	}
 	switch {
 	case img.Version > Version:
 		return nil, fmt.Errorf("image record of version %d, made by a newer thinrun; this one reads up to %d", img.Version, Version)
 	case img.Version < 1 || len(img.Layers) == 0 || slices.Contains(img.Layers, ""):
 		return nil, errors.New("damaged image record: version or layers missing")
+	case img.Chains != nil && len(img.Chains) != len(img.Layers) || img.DiffIDs != nil && len(img.DiffIDs) != len(img.Layers) || img.Sizes != nil && len(img.Sizes) != len(img.Layers):
+		return nil, errors.New("damaged image record: not as many digests or sizes as layers")
 	case img.Name != name:
 		return nil, fmt.Errorf("damaged image record: it names %q", img.Name)
 	}
@@ -159,7 +176,7 @@ func (s *Store) Remove(name string, layers storage.LayerStore, inUse func(layer 
 	if err != nil {
 		return err
 	}
-	if err := refuseUsed(img, inUse); err != nil {
+	if err := s.refuseUsed(img, inUse); err != nil {
 		return err
 	}
 	// The record goes first, durably: a record without its layer is a broken image, a
@@ -170,32 +187,8 @@ func (s *Store) Remove(name string, layers storage.LayerStore, inUse func(layer 
 	if err := syncDir(s.dir); err != nil {
 		return err
 	}
-	return s.dropLayers(img, layers)
-}
-
-// refuseUsed: only the top layer can be under a container of this very image; a lower
-// one that is also somebody's top stays because that image's record has it.
-func refuseUsed(img *Image, inUse func(layer string) []string) error {
-	if who := inUse(img.Layer()); len(who) > 0 {
-		return fmt.Errorf("image %s: %w by container %s; delete it first", img.Name, ErrInUse, strings.Join(who, ", "))
-	}
-	return nil
-}
-
-// dropLayers removes those of a former image's layers that no record names, top first.
-// Whoever could have taken one of them into use did so before the record went.
-func (s *Store) dropLayers(img *Image, layers storage.LayerStore) error {
-	known, err := s.layers()
-	if err != nil {
-		return fmt.Errorf("the layers of the former image %s stay until gc: %w", img.Name, err)
-	}
-	for _, id := range slices.Backward(img.Layers) {
-		if known[id] {
-			continue
-		}
-		if err := layers.RemoveLayer(id); err != nil {
-			return fmt.Errorf("layer %s of the former image %s stays until gc: %w", id, img.Name, err)
-		}
+	if err := s.drop(img.Layers, layers); err != nil {
+		return fmt.Errorf("image %s is removed, but not all of it: %w", img.Name, err)
 	}
 	return nil
 }
@@ -236,6 +229,9 @@ func (s *Store) Sweep(gc func(keep func(layer string) bool) error) error {
 		return err
 	}
 	defer records()
+	if err := os.Remove(filepath.Join(s.dir, newRecord)); err != nil && !errors.Is(err, os.ErrNotExist) { // of a killed put
+		return err
+	}
 	known, err := s.layers()
 	if err != nil {
 		return err
@@ -267,6 +263,9 @@ func (s *Store) lock(name string, how int) (unlock func(), err error) {
 	}
 }
 
+// newRecord is a record's name until it is whole.
+const newRecord = ".new"
+
 // put writes a record so that after a power cut there is the old one or the new one.
 // The caller holds the lock alone, so the temporary name is ours.
 func (s *Store) put(img *Image) error {
@@ -274,12 +273,13 @@ func (s *Store) put(img *Image) error {
 	if err != nil {
 		return err
 	}
-	tmp := filepath.Join(s.dir, ".new")
+	data = append(append(data, '\n'), img.OCI...)
+	tmp := filepath.Join(s.dir, newRecord)
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(append(data, '\n'))
+	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
 	}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,10 +26,16 @@ func oneFile(t *testing.T, content string) []byte {
 	return b.Bytes()
 }
 
+// stdin is a tar that comes from there.
+func stdin(r io.Reader) *Source {
+	src, _ := Plain("-", r)
+	return src
+}
+
 func importTar(t *testing.T, s *Store, layers *plainStore, name, content string, inUse func(string) []string) (*Image, error) {
 	t.Helper()
 	return s.Import(context.Background(), Import{
-		Name: name, Source: "-", Stdin: bytes.NewReader(oneFile(t, content)), Driver: "plain", Layers: layers, InUse: inUse,
+		Name: name, Source: stdin(bytes.NewReader(oneFile(t, content))), Driver: "plain", Layers: layers, InUse: inUse,
 	})
 }
 
@@ -105,7 +112,7 @@ func TestReplace(t *testing.T) {
 		t.Errorf("%v after %d questions; want ErrInUse after 2", err, calls)
 	}
 	_, err = s.Import(context.Background(), Import{
-		Name: "x", Source: "-", Stdin: bytes.NewReader(oneFile(t, "new")), Driver: "other", Layers: layers, InUse: nobody,
+		Name: "x", Source: stdin(bytes.NewReader(oneFile(t, "new"))), Driver: "other", Layers: layers, InUse: nobody,
 	})
 	if err == nil || !strings.Contains(err.Error(), "kept by the plain driver") {
 		t.Errorf("%v; want a refusal: the layers are another driver's", err)
@@ -128,8 +135,7 @@ func TestSharedLayers(t *testing.T) {
 		must(t, os.Mkdir(filepath.Join(layers.dir, name), 0o755))
 	}
 	for name, top := range map[string]string{"b:latest": "top-b", "c:latest": "top-c"} {
-		other := *img
-		other.Name, other.Layers = name, []string{img.Layer(), top}
+		other := Image{Version: Version, Name: name, Driver: img.Driver, Layers: []string{img.Layer(), top}}
 		must(t, s.put(&other))
 	}
 	must(t, s.Remove("b", layers, nobody))
@@ -148,22 +154,20 @@ func TestImportFails(t *testing.T) {
 		fail string
 		want string
 	}{
-		"bad name":       {im: Import{Name: "../x", Source: "-"}, want: "../x"},
-		"no source":      {im: Import{Name: "x"}, want: "name a directory"},
-		"missing source": {im: Import{Name: "x", Source: "/nonexistent/x.tar"}, want: "/nonexistent/x.tar"},
-		"device":         {im: Import{Name: "x", Source: "/dev/null"}, want: "/dev/null"},
-		"empty":          {im: Import{Name: "x", Source: "-", Stdin: strings.NewReader("")}, want: "empty input"},
-		"text":           {im: Import{Name: "x", Source: "-", Stdin: strings.NewReader(strings.Repeat("hello\n", 1000))}, want: "not a tar archive"},
-		"short text":     {im: Import{Name: "x", Source: "-", Stdin: strings.NewReader("hi")}, want: "cut short"},
-		"cut in a file":  {im: Import{Name: "x", Source: "-", Stdin: bytes.NewReader(good[:514])}, want: "cut short"},
-		"cut in header":  {im: Import{Name: "x", Source: "-", Stdin: bytes.NewReader(good[:100])}, want: "cut short"},
-		"cut at the end": {im: Import{Name: "x", Source: "-", Stdin: bytes.NewReader(good[:1024])}, want: "end mark"},
-		"xz":             {im: Import{Name: "x", Source: "-", Stdin: strings.NewReader("\xfd7zXZ\x00....")}, want: "xz -dc"},
-		"bzip2":          {im: Import{Name: "x", Source: "-", Stdin: strings.NewReader("BZh9....")}, want: "bzip2 -dc"},
-		"bad gzip":       {im: Import{Name: "x", Source: "-", Stdin: strings.NewReader("\x1f\x8b....")}, want: "gzip"},
-		"bad zstd":       {im: Import{Name: "x", Source: "-", Stdin: strings.NewReader("\x28\xb5\x2f\xfd....")}, want: "zstd"},
-		"no layer":       {im: Import{Name: "x", Source: "-", Stdin: bytes.NewReader(good)}, fail: "new", want: errPlain.Error()},
-		"no commit":      {im: Import{Name: "x", Source: "-", Stdin: bytes.NewReader(good)}, fail: "commit", want: errPlain.Error()},
+		"bad name":       {im: Import{Name: "../x", Source: stdin(nil)}, want: "../x"},
+		"no layers":      {im: Import{Name: "x", Source: &Source{From: "oci:empty"}}, want: "oci:empty: an image without layers"},
+		"empty":          {im: Import{Name: "x", Source: stdin(strings.NewReader(""))}, want: "empty input"},
+		"text":           {im: Import{Name: "x", Source: stdin(strings.NewReader(strings.Repeat("hello\n", 1000)))}, want: "not a tar archive"},
+		"short text":     {im: Import{Name: "x", Source: stdin(strings.NewReader("hi"))}, want: "cut short"},
+		"cut in a file":  {im: Import{Name: "x", Source: stdin(bytes.NewReader(good[:514]))}, want: "cut short"},
+		"cut in header":  {im: Import{Name: "x", Source: stdin(bytes.NewReader(good[:100]))}, want: "cut short"},
+		"cut at the end": {im: Import{Name: "x", Source: stdin(bytes.NewReader(good[:1024]))}, want: "end mark"},
+		"xz":             {im: Import{Name: "x", Source: stdin(strings.NewReader("\xfd7zXZ\x00...."))}, want: "xz -dc"},
+		"bzip2":          {im: Import{Name: "x", Source: stdin(strings.NewReader("BZh9...."))}, want: "bzip2 -dc"},
+		"bad gzip":       {im: Import{Name: "x", Source: stdin(strings.NewReader("\x1f\x8b...."))}, want: "gzip"},
+		"bad zstd":       {im: Import{Name: "x", Source: stdin(strings.NewReader("\x28\xb5\x2f\xfd...."))}, want: "zstd"},
+		"no layer":       {im: Import{Name: "x", Source: stdin(bytes.NewReader(good))}, fail: "new", want: errPlain.Error()},
+		"no commit":      {im: Import{Name: "x", Source: stdin(bytes.NewReader(good))}, fail: "commit", want: errPlain.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, layers := fixture(t)
@@ -188,7 +192,7 @@ func TestImportCancelled(t *testing.T) {
 	s, layers := fixture(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	_, err := s.Import(ctx, Import{Name: "x", Source: "-", Stdin: bytes.NewReader(oneFile(t, "c")), Layers: layers, InUse: nobody})
+	_, err := s.Import(ctx, Import{Name: "x", Source: stdin(bytes.NewReader(oneFile(t, "c"))), Layers: layers, InUse: nobody})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v; want context.Canceled", err)
 	}
@@ -249,7 +253,7 @@ func TestSweep(t *testing.T) {
 	inside := &gate{entered: make(chan struct{}), open: make(chan struct{}), data: bytes.NewReader(oneFile(t, "c"))}
 	done := make(chan error)
 	go func() {
-		_, err := s.Import(context.Background(), Import{Name: "y", Source: "-", Stdin: inside, Layers: layers, InUse: nobody})
+		_, err := s.Import(context.Background(), Import{Name: "y", Source: stdin(inside), Layers: layers, InUse: nobody})
 		done <- err
 	}()
 	<-inside.entered
@@ -319,7 +323,7 @@ func TestConcurrentImports(t *testing.T) {
 		data := oneFile(t, strings.Repeat("x", i))
 		all.Go(func() {
 			_, err := Open(s.storage).Import(context.Background(), Import{
-				Name: "x", Source: "-", Stdin: bytes.NewReader(data), InUse: nobody,
+				Name: "x", Source: stdin(bytes.NewReader(data)), InUse: nobody,
 				Layers: &prefixed{stores[i], stores},
 			})
 			if err != nil {

@@ -1,51 +1,51 @@
 package image
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"thinrun/image/layer"
 	"thinrun/rootfs/storage"
 )
 
 // Import says what becomes an image.
 type Import struct {
 	Name   string
-	Source string    // a directory, a tar (plain, gzip or zstd), or "-"
-	Stdin  io.Reader // what "-" reads
-	Driver string    // Layers' name, for the record
+	Source *Source // who opened it closes it
+	Driver string  // Layers' name, for the record
 	Layers storage.LayerStore
 	// InUse tells which containers are on a layer: an image of that name is replaced,
 	// unless one is on it.
 	InUse func(layer string) []string
 	// Note is told, in a line each, what of the source the image lacks.
 	Note func(string)
+	// Progress, if not nil, is told how far it is.
+	Progress func(Progress)
 }
 
-// Import makes an image of one layer. Until its record is written there is no image;
-// an import that dies before leaves a layer without a name, which gc takes. With both
-// an image and an error, the image is there, and the one it replaced is not all gone.
-func (s *Store) Import(ctx context.Context, im Import) (*Image, error) {
-	name, err := ParseName(im.Name)
+// Progress is about one of an import's layers.
+type Progress struct {
+	Layer, Layers int    // this one, counted from 0, of so many
+	What          string // "unpack", "shared" (there was one), "done"
+	Bytes         int64  // of its tar so far
+}
+
+// Import makes an image. Until its record is written, last, there is no image: an import
+// that dies before leaves layers that no record names, which the same import takes up
+// again, or gc takes. With both an image and an error, the image is there, and the one it
+// replaced is not all gone.
+func (s *Store) Import(ctx context.Context, im Import) (_ *Image, err error) {
+	img, err := im.plan()
 	if err != nil {
 		return nil, err
 	}
-	src, err := s.openSource(im)
-	if err != nil {
+	p := place{img, im.Layers, im.InUse}
+	if err := s.mayEnter(p); err != nil { // now, and again before it counts
 		return nil, err
-	}
-	defer src.close()
-	if old, err := s.Get(name); err == nil { // now, and again before it counts
-		if err := im.mayReplace(old); err != nil {
-			return nil, err
-		}
 	}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, err
@@ -55,103 +55,49 @@ func (s *Store) Import(ctx context.Context, im Import) (*Image, error) {
 		return nil, err
 	}
 	defer done()
-
-	new, err := im.Layers.NewLayer("")
+	b, err := s.build(im.Layers, img)
 	if err != nil {
 		return nil, err
 	}
-	bytes, err := src.fill(ctx, new.Root(), layer.Options{Note: im.Note, Storage: s.storage})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("import %s: %w", im.Source, err), new.Abort())
+	defer b.close()
+	if err := b.fill(ctx, im); err != nil {
+		return nil, errors.Join(fmt.Errorf("import %s: %w", im.Source.From, err), b.undo())
 	}
-	id, err := new.Commit("")
+	old, err := s.enter(p)
 	if err != nil {
-		return nil, errors.Join(err, new.Abort())
+		return nil, errors.Join(err, b.undo())
+	}
+	b.close() // the record has the layers now, and what it replaced may have been some of them
+	return img, s.dropReplaced(old, im.Layers)
+}
+
+// plan is the record without its layers: all that the source says before one is read.
+func (im *Import) plan() (*Image, error) {
+	name, err := ParseName(im.Name)
+	if err != nil {
+		return nil, err
+	}
+	src := im.Source
+	if len(src.Layers) == 0 {
+		return nil, fmt.Errorf("import %s: an image without layers", src.From)
 	}
 	img := &Image{
-		Version: Version, Name: name, Driver: im.Driver, Layers: []string{id},
-		Size: bytes, Created: time.Now().UTC().Truncate(time.Second), Source: im.Source,
+		Version: Version, Name: name, Driver: im.Driver,
+		Created: time.Now().UTC().Truncate(time.Second), Source: src.From, Digest: src.Digest,
 	}
-	old, err := s.enter(img, im)
-	if err != nil {
-		return nil, errors.Join(err, im.Layers.RemoveLayer(id))
+	for _, l := range src.Layers {
+		img.DiffIDs = append(img.DiffIDs, l.DiffID)
 	}
-	if old != nil {
-		err = s.dropLayers(old, im.Layers)
-	}
-	return img, err
-}
-
-// mayReplace: Layers removes the old image's layers, so they must be its own.
-func (im *Import) mayReplace(old *Image) error {
-	if old.Driver != im.Driver {
-		return fmt.Errorf("image %s exists, kept by the %s driver and not by %s: remove it first", old.Name, old.Driver, im.Driver)
-	}
-	return refuseUsed(old, im.InUse)
-}
-
-// enter writes the record, in the place of an older one that nobody uses; it returns
-// that.
-func (s *Store) enter(img *Image, im Import) (*Image, error) {
-	unlock, err := s.lock(lockRecords, unix.LOCK_EX)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	old, err := s.Get(img.Name)
-	if err == nil {
-		err = im.mayReplace(old)
-	} else if errors.Is(err, ErrNotFound) {
-		old, err = nil, nil
-	}
-	if err == nil {
-		err = s.put(img)
-	}
-	return old, err
-}
-
-// source is an opened Import.Source.
-type source struct {
-	fill  func(context.Context, *os.File, layer.Options) (bytes int64, err error)
-	close func()
-}
-
-func (s *Store) openSource(im Import) (source, error) {
-	if im.Source == "-" {
-		return source{fill: untar(im.Stdin), close: func() {}}, nil
-	}
-	if im.Source == "" {
-		return source{}, errors.New("nothing to import: name a directory, a tar file, or - for standard input")
-	}
-	f, err := os.Open(im.Source)
-	if err != nil {
-		return source{}, err
-	}
-	st, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return source{}, err
-	}
-	if st.IsDir() {
-		copyDir := func(ctx context.Context, root *os.File, o layer.Options) (int64, error) {
-			return layer.Copy(ctx, root, f, o)
+	if src.Config != nil {
+		var diffIDs []string
+		if img.Config, diffIDs, err = parseOCI(src.Config); err != nil {
+			return nil, fmt.Errorf("import %s: %w", src.From, err)
 		}
-		return source{fill: copyDir, close: func() { f.Close() }}, nil
-	}
-	if !st.Mode().IsRegular() && st.Mode()&os.ModeNamedPipe == 0 {
-		f.Close()
-		return source{}, fmt.Errorf("%s is neither a directory nor a tar file", im.Source)
-	}
-	return source{fill: untar(f), close: func() { f.Close() }}, nil
-}
-
-// untar undoes the compression, if any, and unpacks.
-func untar(r io.Reader) func(context.Context, *os.File, layer.Options) (int64, error) {
-	return func(ctx context.Context, root *os.File, o layer.Options) (int64, error) {
-		plain, err := decompress(bufio.NewReaderSize(r, 256<<10))
-		if err != nil {
-			return 0, err
+		if len(diffIDs) != len(src.Layers) {
+			return nil, fmt.Errorf("import %s: the image has %d layers and its config names %d", src.From, len(src.Layers), len(diffIDs))
 		}
-		return layer.Apply(ctx, root, plain, o)
+		img.ID, img.OCI, img.DiffIDs = digest(src.Config), src.Config, diffIDs
 	}
+	img.Chains = chainIDs(img.DiffIDs)
+	return img, nil
 }

@@ -160,8 +160,13 @@ func (rt *Runtime) ImportImage(ctx context.Context, name, source string, stdin i
 	if err != nil {
 		return nil, err
 	}
+	src, err := image.Plain(source, stdin)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
 	return image.Open(storageDir).Import(ctx, image.Import{
-		Name: name, Source: source, Stdin: stdin, Driver: driver, Layers: d, InUse: rt.usersOf, Note: rt.Warn,
+		Name: name, Source: src, Driver: driver, Layers: d, InUse: rt.usersOf, Note: rt.Warn,
 	})
 }
 

@@ -25,16 +25,15 @@ type copier struct {
 
 type inode struct{ dev, ino uint64 }
 
-// Copy copies what is in the directory src to root. It returns the bytes in regular
-// files, each hard link once.
-func Copy(ctx context.Context, root, src *os.File, o Options) (int64, error) {
+// Copy copies what is in the directory src to root.
+func Copy(ctx context.Context, root, src *os.File, o Options) (Done, error) {
 	t := newTree(ctx, root, o.Note)
 	defer t.close()
 	err := copyDir(t, src, o.Storage)
 	if err == nil {
 		err = t.finish()
 	}
-	return t.bytes, err
+	return t.done, err
 }
 
 func copyDir(t *tree, src *os.File, storage string) error {

@@ -23,6 +23,14 @@ type Options struct {
 	Note func(string)
 	// Storage is a directory that Copy leaves out: thinrun's own.
 	Storage string
+	// Whiteouts: the tar is an OCI layer, whose ".wh." names say what of the tree goes.
+	Whiteouts bool
+}
+
+// Done says what Apply or Copy has made.
+type Done struct {
+	Bytes int64 // in regular files, each hard link once
+	Marks bool  // there were whiteouts' names, taken for ordinary files
 }
 
 // tree writes files below one descriptor. Where a name goes is decided by the kernel,
@@ -34,7 +42,7 @@ type tree struct {
 	root  int
 	note  func(string)
 	noted map[string]bool
-	bytes int64
+	done  Done
 
 	dir     int // the parent of the last entry, open; -1: none
 	dirPath string
@@ -218,7 +226,7 @@ func (t *tree) file(dir int, name string, e *entry) error {
 	if err := f.Truncate(e.size); err != nil { // the hole at the end
 		return err
 	}
-	t.bytes += e.size
+	t.done.Bytes += e.size
 	if err := t.meta(dir, name, e); err != nil {
 		return err
 	}

@@ -1,0 +1,125 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage"
+)
+
+// place is a record on its way into the store, perhaps over one of the same name.
+type place struct {
+	img    *Image
+	layers storage.LayerStore // of img.Driver
+	inUse  func(layer string) []string
+}
+
+// mayEnter looks without the lock, so that a refusal does not come after the work.
+func (s *Store) mayEnter(p place) error {
+	old, err := s.Get(p.img.Name)
+	if err != nil {
+		return nil // none, or one whose damage enter tells
+	}
+	return s.mayReplace(old, p)
+}
+
+// mayReplace: our driver removes the old image's layers, so they must be its own.
+func (s *Store) mayReplace(old *Image, p place) error {
+	if old.Driver != p.img.Driver {
+		return fmt.Errorf("image %s exists, kept by the %s driver and not by %s: remove it first", old.Name, old.Driver, p.img.Driver)
+	}
+	if !slices.Contains(p.img.Chains, "") && slices.Equal(old.Chains, p.img.Chains) {
+		return nil // the same layers once more
+	}
+	return s.refuseUsed(old, p.inUse)
+}
+
+// enter writes the record, in the place of an older one that nobody uses; it returns
+// that.
+func (s *Store) enter(p place) (*Image, error) {
+	unlock, err := s.lock(lockRecords, unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return s.enterLocked(p)
+}
+
+func (s *Store) enterLocked(p place) (*Image, error) {
+	old, err := s.Get(p.img.Name)
+	if err == nil {
+		err = s.mayReplace(old, p)
+	} else if errors.Is(err, ErrNotFound) {
+		old, err = nil, nil
+	}
+	if err == nil {
+		err = s.put(p.img)
+	}
+	return old, err
+}
+
+// refuseUsed: only the top layer can be under a container of this very image; a lower
+// one that is also somebody's top stays because that image's record has it. For the same
+// reason a second name of the image may go while a container is on it.
+func (s *Store) refuseUsed(img *Image, inUse func(layer string) []string) error {
+	who := inUse(img.Layer())
+	if len(who) == 0 {
+		return nil
+	}
+	list, _ := s.List() // a damaged record is nobody's second name
+	if slices.ContainsFunc(list, func(other Image) bool { return other.Name != img.Name && other.Layer() == img.Layer() }) {
+		return nil
+	}
+	return fmt.Errorf("image %s: %w by container %s; delete it first", img.Name, ErrInUse, strings.Join(who, ", "))
+}
+
+// dropReplaced takes a former image's layers away, if there was one.
+func (s *Store) dropReplaced(old *Image, layers storage.LayerStore) error {
+	if old == nil {
+		return nil
+	}
+	unlock, err := s.lock(lockRecords, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := s.drop(old.Layers, layers); err != nil {
+		return fmt.Errorf("what was image %s: %w", old.Name, err)
+	}
+	return nil
+}
+
+// drop removes those of the layers, named base first, that no record names, and that
+// nobody is using for a record to come: that one drops them itself if it comes to nothing.
+// The caller holds the records' lock alone.
+func (s *Store) drop(ids []string, layers storage.LayerStore) error {
+	known, err := s.layers()
+	if err != nil {
+		return fmt.Errorf("its layers stay until gc: %w", err)
+	}
+	l, err := s.locks()
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	for _, id := range slices.Backward(ids) {
+		if known[id] {
+			continue
+		}
+		alone, err := l.try(unix.F_WRLCK, using(id))
+		if err != nil {
+			return err
+		}
+		if !alone {
+			return nil // and what is below it is used with it
+		}
+		if err := layers.RemoveLayer(id); err != nil {
+			return fmt.Errorf("layer %s stays until gc: %w", id, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,91 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockChains is a file of which only byte ranges are locked: it stays empty, and the
+// kernel forgets the locks of who dies.
+const lockChains = ".chains"
+
+// locks are one import's, commit's, export's or removal's words about layers. There are
+// two kinds, a byte each:
+//
+//   - making a chain (alone): a second import of the same layer waits for the first, and
+//     then shares what that has made, or goes on where it died;
+//   - using a layer (shared): from before it is counted on until a record names it. Who
+//     takes layers away wants the byte alone, and leaves what it does not get: then the
+//     last user sees that no record names it.
+//
+// Open file description locks, not flock: those have no ranges; and not POSIX's, which
+// another Close in the process would drop.
+type locks struct{ f *os.File }
+
+func (s *Store) locks() (locks, error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, lockChains), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	return locks{f}, err
+}
+
+// close drops them all.
+func (l locks) close() { l.f.Close() }
+
+// at is the byte of a chain or a layer. Two that meet in 61 bits wait for each other.
+func at(kind int64, name string) int64 {
+	sum := sha256.Sum256([]byte(name))
+	return int64(binary.BigEndian.Uint64(sum[:])>>3)<<1 | kind
+}
+
+func making(chain string) int64 { return at(0, chain) }
+
+func using(layer string) int64 { return at(1, layer) }
+
+// try takes a lock (F_RDLCK, F_WRLCK), changes it or drops it (F_UNLCK), at once.
+func (l locks) try(kind int16, at int64) (bool, error) {
+	lk := unix.Flock_t{Type: kind, Whence: io.SeekStart, Start: at, Len: 1}
+	err := unix.FcntlFlock(l.f.Fd(), unix.F_OFD_SETLK, &lk)
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("lock %s: %w", l.f.Name(), err)
+	}
+	return true, nil
+}
+
+// wait takes a lock when its holders have let go or died. When ctx ends first, the
+// goroutine that waits ends with the process, or with the holder.
+func (l locks) wait(ctx context.Context, kind int16, at int64) error {
+	if got, err := l.try(kind, at); got || err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		lk := unix.Flock_t{Type: kind, Whence: io.SeekStart, Start: at, Len: 1}
+		err := unix.EINTR
+		for errors.Is(err, unix.EINTR) {
+			err, _ = unix.FcntlFlock(l.f.Fd(), unix.F_OFD_SETLKW, &lk).(unix.Errno)
+		}
+		if err != 0 {
+			done <- fmt.Errorf("lock %s: %w", l.f.Name(), err)
+		}
+		close(done)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// drop cannot fail but for a bad argument.
+func (l locks) drop(at int64) { _, _ = l.try(unix.F_UNLCK, at) }
