@@ -26,16 +26,32 @@ type Collected struct {
 }
 
 // GC gives back all that nobody has a right to: every id in the pool that no layer and no
-// living claim names. Snapshots of stopped containers are kept with their state.
+// living claim names. Snapshots of stopped containers are kept with their state. A pool
+// that is not ready goes: who makes or destroys it has the lock alone until the end, so
+// that one is dead.
 func (d *Driver) GC() (Collected, error) {
-	p, err := d.enterAlone()
+	p, err := d.openAny(unix.LOCK_EX)
 	if errors.Is(err, ErrNoPool) {
-		return Collected{}, nil
+		lock, err := d.locked(unix.LOCK_EX)
+		if errors.Is(err, ErrNoPool) {
+			return Collected{}, nil
+		}
+		if err != nil {
+			return Collected{}, err
+		}
+		defer lock.Close()
+		return Collected{}, d.collectTemporary() // a killed CreatePool's first record
 	}
 	if err != nil {
 		return Collected{}, err
 	}
 	defer p.leave()
+	if !p.ready {
+		return Collected{}, errors.Join(d.collectTemporary(), d.undo(p.made))
+	}
+	if err := p.activate(); err != nil {
+		return Collected{}, err
+	}
 	thins, err := p.thins()
 	if err != nil {
 		return Collected{}, err
@@ -111,6 +127,9 @@ func (p *pool) finish(id uint32) error {
 // collect compares the pool's ids with what has a right to them. The caller holds the
 // lock alone, so the only ones at work are writers of layers, with their flocks.
 func (p *pool) collect(thins []thinmeta.Thin) (c Collected, err error) {
+	if err := p.collectTemporary(); err != nil {
+		return c, err
+	}
 	keep := map[uint32]bool{}
 	inPool := map[uint32]bool{}
 	for _, t := range thins {
@@ -215,6 +234,21 @@ func (p *pool) collect(thins []thinmeta.Thin) (c Collected, err error) {
 		}
 	}
 	return c, err
+}
+
+// collectTemporary removes the halves of records: who writes one has the pool's lock, and
+// the caller has it alone.
+func (d *Driver) collectTemporary() error {
+	names, err := filepath.Glob(filepath.Join(d.layersDir(), "*.tmp"))
+	if err != nil {
+		return fmt.Errorf("pool: %w", err)
+	}
+	for _, name := range append(names, d.recordPath()+".tmp") {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("pool: %w", err)
+		}
+	}
+	return nil
 }
 
 // thins lists the pool's thin devices, through a metadata snapshot, which stays as it is
