@@ -109,7 +109,8 @@ func (a act) run() error {
 		}
 		return d.ResumeSuspended(a.Claim)
 	case "grow":
-		return d.Grow(64*mib, 4*mib)
+		_, err := d.Grow(GrowOptions{AddData: 64 * mib, AddMeta: 4 * mib})
+		return err
 	case "destroy":
 		return d.Destroy()
 	case "gc":

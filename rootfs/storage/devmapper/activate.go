@@ -26,6 +26,11 @@ func (p *pool) activate() error {
 		return err
 	}
 	// Refuse what is not ours before the kernel may write to it.
+	for _, b := range []backing{p.meta, p.data} {
+		if err := p.whose(b); err != nil {
+			return err
+		}
+	}
 	sb, err := p.superblock()
 	if err != nil {
 		return err
@@ -49,6 +54,21 @@ func (p *pool) activate() error {
 	// Nothing was active, so nothing runs: all that no claim of this boot holds is garbage.
 	_, err = p.collect(thins)
 	return err
+}
+
+func (p *pool) whose(b backing) error {
+	if !b.ours {
+		return nil
+	}
+	f, err := os.Open(b.path)
+	if err != nil {
+		return p.fail("%w", err)
+	}
+	defer f.Close()
+	if err := p.signed(f); err != nil {
+		return p.fail("%w", err)
+	}
+	return nil
 }
 
 // settle finishes or undoes what a killed process left of the pool's device: without a
@@ -94,12 +114,12 @@ func (p *pool) offlineThins(sb *thinmeta.Superblock) ([]thinmeta.Thin, error) {
 // device without a table.
 func (p *pool) start() (err error) {
 	p.step("attach")
-	meta, metaNumber, _, err := p.attach(p.meta)
+	meta, metaNumber, err := p.attach(p.meta)
 	if err != nil {
 		return p.fail("%w", err)
 	}
 	defer meta.Close()
-	data, dataNumber, dataBytes, err := p.attach(p.data)
+	data, dataNumber, err := p.attach(p.data)
 	if err != nil {
 		return p.fail("%w", err)
 	}
@@ -114,7 +134,7 @@ func (p *pool) start() (err error) {
 		}
 	}()
 	p.step("load pool")
-	if _, err := p.ctl.Load(p.name(), p.table(metaNumber, dataNumber, dataBytes)); err != nil {
+	if _, err := p.ctl.Load(p.name(), p.table(metaNumber, dataNumber)); err != nil {
 		return p.fail("%w (the kernel's log says more)", err)
 	}
 	p.step("resume pool")
@@ -126,44 +146,49 @@ func (p *pool) start() (err error) {
 
 // table is the pool's table line. Zeroing stays on: without it a new block shows what
 // its last owner wrote, also inside the base's inode tables, which were never written.
-func (p *pool) table(meta, data string, dataBytes uint64) dm.Target {
+//
+// The length is that on record: a file or a device that has become longer is taken up by
+// Grow, and by nothing else. The low water mark is where the pool begins to grow; the
+// kernel only tells of it (Watch).
+func (p *pool) table(meta, data string) dm.Target {
 	features := "2 error_if_no_space no_discard_passdown"
 	if p.returnSpace {
 		features = "1 error_if_no_space"
 	}
-	low := p.lowBytes / p.blockBytes()
+	low := p.earlyBytes(p.data.bytes) / p.blockBytes()
 	return dm.Target{
-		Length: dataBytes / p.blockBytes() * p.blockSector, Type: "thin-pool",
+		Length: p.data.bytes / p.blockBytes() * p.blockSector, Type: "thin-pool",
 		Params: fmt.Sprintf("%s %s %d %d %s", meta, data, p.blockSector, low, features),
 	}
 }
 
 // attach opens a half of the pool as a block device.
-func (p *pool) attach(b backing) (f *os.File, number string, bytes uint64, err error) {
+func (p *pool) attach(b backing) (f *os.File, number string, err error) {
 	if b.ours {
 		file, err := os.OpenFile(b.path, os.O_RDWR, 0)
 		if err != nil {
-			return nil, "", 0, err
+			return nil, "", err
 		}
 		defer file.Close()
 		d, err := loop.Attach(&p.nodes, file)
 		if err != nil {
-			return nil, "", 0, err
+			return nil, "", err
 		}
 		f, number = d.File, fmt.Sprintf("%d:%d", d.Major, d.Minor)
 	} else {
 		if f, number, err = openDevice(b.path); err != nil {
-			return nil, "", 0, err
+			return nil, "", err
 		}
 	}
-	if bytes, err = deviceBytes(f); err == nil && bytes < b.bytes {
+	bytes, err := deviceBytes(f)
+	if err == nil && bytes < b.bytes {
 		err = fmt.Errorf("%s has %d bytes, %d are on record: %w", b.path, bytes, b.bytes, ErrTruncated)
 	}
 	if err != nil {
 		f.Close()
-		return nil, "", 0, err
+		return nil, "", err
 	}
-	return f, number, bytes, nil
+	return f, number, nil
 }
 
 func openDevice(path string) (*os.File, string, error) {

@@ -38,6 +38,7 @@ type owner struct {
 	what      string // container, layer, fork, remove layer
 	container string
 	bytes     uint64 // of the virtual disk
+	shared    uint64 // blocks that it has in common with its origin at first
 	origin    string // fork: the device that is suspended meanwhile
 }
 
@@ -107,21 +108,29 @@ func (d *Driver) claimText(c *claim, o owner) []byte {
 	if node == 0 {
 		pid, start = os.Getpid(), startTime(os.Getpid())
 	}
-	return lines("what", o.what, "container", o.container, "key", c.key, "bytes", o.bytes, "origin", o.origin,
+	return lines("what", o.what, "container", o.container, "key", c.key, "bytes", o.bytes, "shared", o.shared, "origin", o.origin,
 		"state", state, "stateInode", node, "pid", pid, "start", start, "boot", bootID())
 }
 
-// keep makes it a container's claim, until Remove, and adds the number of its device. One
-// write over the last line: who is killed has done all of it or nothing.
-func (c *claim) keep(device string) error {
-	end, err := c.file.Seek(-int64(len("end\n")), 2)
+// amend adds to a claim. One write over the last line: who is killed has done all of it or
+// nothing. Of a key that is there twice the later one counts.
+func amend(f *os.File, pairs ...any) error {
+	end, err := f.Seek(-int64(len("end\n")), 2)
 	if err == nil {
-		_, err = c.file.WriteAt(lines("device", device), end)
+		_, err = f.WriteAt(lines(pairs...), end)
 	}
 	if err != nil {
 		return fmt.Errorf("claim: %w", err)
 	}
-	err = unix.Renameat2(unix.AT_FDCWD, c.d.openPath(c.thin), unix.AT_FDCWD, c.d.claimPath(c.thin), unix.RENAME_NOREPLACE)
+	return nil
+}
+
+// keep makes it a container's claim, until Remove, and adds the number of its device.
+func (c *claim) keep(device string) error {
+	if err := amend(c.file, "device", device); err != nil {
+		return err
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, c.d.openPath(c.thin), unix.AT_FDCWD, c.d.claimPath(c.thin), unix.RENAME_NOREPLACE)
 	if err == unix.EINVAL { // a file system without the flag; the id cannot be there anyway
 		err = unix.Rename(c.d.openPath(c.thin), c.d.claimPath(c.thin))
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -18,12 +19,13 @@ import (
 // PoolOptions say how a pool is made. All zero values are chosen by what the storage's
 // file system has free.
 type PoolOptions struct {
-	DataBytes, MetaBytes       uint64 // sizes of the files; ignored for devices
+	DataBytes, MetaBytes       uint64 // sizes of the files; devices have their own
 	DataDevice, MetadataDevice string // block devices instead of files: both or none
 	BlockSectors               uint32 // 128: 64 KiB
 	BaseBytes                  uint64 // a container's disk unless --rootfs-size: one of base.Sizes; 10 GiB
 	LowWater                   uint64 // bytes; with less free nothing new starts
-	MaxBytes                   uint64 // the data file does not grow beyond; 0: while the host keeps a fifth free
+	MaxBytes                   uint64 // the data file does not grow by itself beyond; 0: while the host keeps a fifth free
+	Strict                     bool   // nothing starts unless all that runs fits, however much it writes
 	ReturnSpace                bool   // data file sparse, and shrunk when containers go; else preallocated
 }
 
@@ -35,41 +37,79 @@ const (
 	growStep = 2 * gib
 )
 
-// fill decides what was left open, for a file system with free bytes.
-func (o PoolOptions) fill(free uint64) (PoolOptions, error) {
-	if o.BlockSectors == 0 {
-		o.BlockSectors = 128 // 4 KiB written to a shared block costs 35 us; with 1 MiB blocks 322
+// check refuses what cannot be.
+func (o PoolOptions) check() error {
+	if (o.DataDevice == "") != (o.MetadataDevice == "") {
+		return errors.New("data and metadata: give a device for both or for none")
 	}
 	if o.BlockSectors%128 != 0 || o.BlockSectors > 2<<20 {
-		return o, fmt.Errorf("block size of %d sectors: it is a multiple of 128 up to 2097152 for dm-thin", o.BlockSectors)
+		return fmt.Errorf("block size of %s: dm-thin takes multiples of 64 KiB up to 1 GiB", size(uint64(o.BlockSectors)*512))
+	}
+	if o.BaseBytes != 0 && !slices.Contains(base.Sizes(), o.BaseBytes) {
+		return fmt.Errorf("a base of %s: there are only those of 1, 10 and 100 GiB", size(o.BaseBytes))
+	}
+	if o.DataDevice != "" {
+		if o.DataBytes+o.MetaBytes+o.MaxBytes != 0 {
+			return errors.New("sizes are for pools on files; devices are used up to their ends")
+		}
+		return nil
+	}
+	if o.Strict && o.ReturnSpace {
+		return errors.New("strict admission promises space, and a sparse data file (return-space) has none to promise: choose one of them")
+	}
+	if o.DataBytes != 0 && o.DataBytes < minData || o.MetaBytes != 0 && o.MetaBytes < minMeta {
+		return fmt.Errorf("data of %s and metadata of %s: at least 64 MiB and 2 MiB are needed", size(o.DataBytes), size(o.MetaBytes))
+	}
+	if o.MetaBytes > maxMeta {
+		return fmt.Errorf("metadata of %s: dm-thin uses at most %s", size(o.MetaBytes), size(maxMeta))
+	}
+	if o.MaxBytes != 0 && o.MaxBytes < max(o.DataBytes, minData) {
+		return fmt.Errorf("a maximum of %s is below the %s to begin with", size(o.MaxBytes), size(max(o.DataBytes, minData)))
+	}
+	return nil
+}
+
+const minData, minMeta = 64 * mib, 2 * mib
+
+// fill decides what was left open, for a file system with free bytes.
+func (o PoolOptions) fill(free uint64) (PoolOptions, error) {
+	if err := o.check(); err != nil {
+		return o, err
+	}
+	if o.BlockSectors == 0 {
+		o.BlockSectors = 128 // 4 KiB written to a shared block costs 35 us; with 1 MiB blocks 322
 	}
 	if o.BaseBytes == 0 {
 		o.BaseBytes = 10 * gib
 	}
-	known := false
-	for _, n := range base.Sizes() {
-		known = known || n == o.BaseBytes
-	}
-	if !known {
-		return o, fmt.Errorf("a base of %s: there are only those of 1, 10 and 100 GiB", size(o.BaseBytes))
-	}
-	if (o.DataDevice == "") != (o.MetadataDevice == "") {
-		return o, errors.New("data and metadata: give a device for both or for none")
+	if o.DataDevice != "" {
+		return o, nil
 	}
 	if o.DataBytes == 0 {
 		o.DataBytes = min(growStep, max(free/2, 128*mib)) / (64 * mib) * (64 * mib)
+		if o.MaxBytes != 0 {
+			o.DataBytes = min(o.DataBytes, o.MaxBytes)
+		}
 	}
 	if o.MetaBytes == 0 {
 		o.MetaBytes = min(128*mib, max(8*mib, o.DataBytes/16))
 	}
-	unit := max(uint64(o.BlockSectors)*512, 64<<10)
+	unit := uint64(o.BlockSectors) * 512
 	o.DataBytes = o.DataBytes / unit * unit
 	o.MetaBytes = o.MetaBytes / 4096 * 4096
-	if o.DataDevice == "" && (o.DataBytes < 64*mib || o.MetaBytes < 2*mib) {
-		return o, fmt.Errorf("data of %s and metadata of %s: at least 64 MiB and 2 MiB are needed", size(o.DataBytes), size(o.MetaBytes))
+	if o.DataBytes < minData {
+		return o, fmt.Errorf("data of %s in blocks of %s: too small", size(o.DataBytes), size(unit))
 	}
+	return o.low(o.DataBytes)
+}
+
+// low is fill for the low water mark of a pool with so much data.
+func (o PoolOptions) low(data uint64) (PoolOptions, error) {
 	if o.LowWater == 0 {
-		o.LowWater = min(gib, o.DataBytes/10)
+		o.LowWater = min(gib, data/10)
+	}
+	if o.LowWater > data/2 {
+		return o, fmt.Errorf("a low water mark of %s is more than half of the data's %s: hardly anything would ever start", size(o.LowWater), size(data))
 	}
 	return o, nil
 }
@@ -77,6 +117,9 @@ func (o PoolOptions) fill(free uint64) (PoolOptions, error) {
 // CreatePool makes the pool. Kill it anywhere: the next call starts over, because a pool
 // exists only once its record says "ready".
 func (d *Driver) CreatePool(o PoolOptions) error {
+	if err := o.check(); err != nil {
+		return fmt.Errorf("pool %s: %w", d.dir, err)
+	}
 	if err := Supported(); err != nil {
 		return err
 	}
@@ -91,7 +134,7 @@ func (d *Driver) CreatePool(o PoolOptions) error {
 	m, err := d.record()
 	switch {
 	case err == nil && m.ready:
-		return fmt.Errorf("pool %s: %w", d.dir, fs.ErrExist)
+		return fmt.Errorf("pool %s: %w: it is on %s and %s; `thinrun pool destroy` takes it away with its images", d.dir, fs.ErrExist, m.data.path, m.meta.path)
 	case err == nil:
 		err = d.undo(m)
 	case errors.Is(err, ErrNoPool):
@@ -117,7 +160,6 @@ func (d *Driver) plan(o PoolOptions) (made, error) {
 		return made{}, err
 	}
 	free := st.Bavail * uint64(st.Bsize)
-	lowGiven := o.LowWater != 0
 	o, err := o.fill(free)
 	if err != nil {
 		return made{}, err
@@ -127,7 +169,8 @@ func (d *Driver) plan(o PoolOptions) (made, error) {
 		blockSector: uint64(o.BlockSectors),
 		data:        backing{filepath.Join(d.dir, "data"), true, o.DataBytes},
 		meta:        backing{filepath.Join(d.dir, "meta"), true, o.MetaBytes},
-		baseBytes:   o.BaseBytes, lowBytes: o.LowWater, maxBytes: o.MaxBytes, returnSpace: o.ReturnSpace,
+		baseBytes:   o.BaseBytes, lowBytes: o.LowWater, maxBytes: o.MaxBytes,
+		strict: o.Strict, returnSpace: o.ReturnSpace,
 	}
 	if o.DataDevice == "" {
 		if need := o.DataBytes + o.MetaBytes; need > free {
@@ -149,10 +192,21 @@ func (d *Driver) plan(o PoolOptions) (made, error) {
 		}
 		*b.to = backing{path, false, bytes}
 	}
-	if !lowGiven {
-		m.lowBytes = min(gib, m.data.bytes/10)
+	if same, err := sameDevice(m.data.path, m.meta.path); err != nil || same {
+		return m, errors.Join(err, fmt.Errorf("%s and %s are one device: data and metadata need one each", m.data.path, m.meta.path))
 	}
-	return m, nil
+	if m.meta.bytes < minMeta || m.data.bytes < minData {
+		return m, fmt.Errorf("%s has %s and %s has %s: at least 64 MiB of data and 2 MiB of metadata are needed", m.data.path, size(m.data.bytes), m.meta.path, size(m.meta.bytes))
+	}
+	o, err = o.low(m.data.bytes)
+	m.lowBytes = o.LowWater
+	return m, err
+}
+
+func sameDevice(a, b string) (bool, error) {
+	var sa, sb unix.Stat_t
+	err := errors.Join(unix.Stat(a, &sa), unix.Stat(b, &sb))
+	return sa.Rdev == sb.Rdev, err
 }
 
 // blank makes sure that a device is nobody's: not in use, and nothing at its start.
@@ -181,14 +235,14 @@ func blank(path string) (bytes_ uint64, err error) {
 
 // build makes the pool, its base layer, and last the record that says ready.
 func (d *Driver) build(m made) error {
+	d.step("record new pool")
+	if err := writeDurable(d.recordPath(), m.encode()); err != nil {
+		return fmt.Errorf("pool: %w", err)
+	}
 	for _, dir := range []string{d.layersDir(), d.openDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("pool: %w", err)
 		}
-	}
-	d.step("record new pool")
-	if err := writeDurable(d.recordPath(), m.encode()); err != nil {
-		return fmt.Errorf("pool: %w", err)
 	}
 	ctl, err := d.dm()
 	if err != nil {
@@ -198,7 +252,7 @@ func (d *Driver) build(m made) error {
 	d.step("allocate")
 	for _, b := range []backing{m.meta, m.data} {
 		if b.ours {
-			if err := allocate(b, m.returnSpace && b == m.data); err != nil {
+			if err := p.allocate(b, m.returnSpace && b == m.data); err != nil {
 				return p.fail("%w", err)
 			}
 		}
@@ -251,15 +305,17 @@ func (p *pool) makeBase(bytes uint64) (layer, error) {
 	if err := p.usable(); err != nil {
 		return l, err
 	}
-	if l.created, err = p.created(l.thin); err != nil {
+	thin, err := p.thin(l.thin)
+	if err != nil {
 		return l, err
 	}
+	l.created, l.mapped = thin.Created, thin.Mapped
 	return l, p.writeLayer(l)
 }
 
 // allocate makes a file of zeros with all its blocks: a sparse file on a host that fills
 // up makes every container of the pool fail, not only the one that writes.
-func allocate(b backing, sparse bool) error {
+func (p *pool) allocate(b backing, sparse bool) error {
 	f, err := os.OpenFile(b.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -270,9 +326,28 @@ func allocate(b backing, sparse bool) error {
 		err = extend(f, 0, b.bytes)
 	}
 	if err == nil {
+		p.sign(f)
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
+}
+
+// The metadata has the pool's fingerprint inside, the data has none: both files carry it
+// as an attribute too, where the host's file system keeps attributes.
+const signature = "trusted.thinrun.pool"
+
+func (p *pool) sign(f *os.File) {
+	_ = unix.Fsetxattr(int(f.Fd()), signature, fmt.Appendf(nil, "%016x", p.fingerprint), 0)
+}
+
+// signed refuses a file that another pool has signed; one that nobody has is good.
+func (p *pool) signed(f *os.File) error {
+	var b [16]byte
+	n, err := unix.Fgetxattr(int(f.Fd()), signature, b[:])
+	if want := fmt.Sprintf("%016x", p.fingerprint); err == nil && string(b[:n]) != want {
+		return fmt.Errorf("%s is a file of pool %s, the record says %s: %w", f.Name(), b[:n], want, ErrForeign)
+	}
+	return nil
 }
 
 // extend adds preallocated zeros from one size to another.

@@ -24,9 +24,17 @@ func TestPoolSizes(t *testing.T) {
 		{"tmpfs", 1000 * mib, PoolOptions{}, 448 * mib, 28 * mib, 448 * mib / 10, ""},
 		{"small", 100 * mib, PoolOptions{}, 128 * mib, 8 * mib, 128 * mib / 10, ""},
 		{"given", 0, PoolOptions{DataBytes: 10 * gib, MetaBytes: gib, LowWater: gib}, 10 * gib, gib, gib, ""},
-		{"odd block", 0, PoolOptions{BlockSectors: 100}, 0, 0, 0, "multiple of 128"},
+		{"maximum", 1000 * gib, PoolOptions{MaxBytes: gib}, gib, 64 * mib, gib / 10, ""},
+		{"odd block", 0, PoolOptions{BlockSectors: 100}, 0, 0, 0, "multiples of 64 KiB"},
 		{"odd base", 0, PoolOptions{BaseBytes: 5 * gib}, 0, 0, 0, "1, 10 and 100 GiB"},
 		{"one device", 0, PoolOptions{DataDevice: "/dev/sdb"}, 0, 0, 0, "both or for none"},
+		{"device and size", 0, PoolOptions{DataDevice: "/dev/sdb", MetadataDevice: "/dev/sdc", DataBytes: gib}, 0, 0, 0, "sizes are for pools on files"},
+		{"device and maximum", 0, PoolOptions{DataDevice: "/dev/sdb", MetadataDevice: "/dev/sdc", MaxBytes: gib}, 0, 0, 0, "sizes are for pools on files"},
+		{"strict and sparse", 0, PoolOptions{Strict: true, ReturnSpace: true}, 0, 0, 0, "choose one"},
+		{"too much metadata", 0, PoolOptions{MetaBytes: 20 * gib}, 0, 0, 0, "at most 15.9 GiB"},
+		{"maximum below the start", 0, PoolOptions{DataBytes: gib, MaxBytes: 512 * mib}, 0, 0, 0, "below the 1.0 GiB to begin with"},
+		{"low water", 0, PoolOptions{DataBytes: gib, LowWater: 600 * mib}, 0, 0, 0, "hardly anything would ever start"},
+		{"large blocks", 0, PoolOptions{DataBytes: 100 * mib, BlockSectors: 2 << 20}, 0, 0, 0, "too small"},
 		{"too small", 0, PoolOptions{DataBytes: mib}, 0, 0, 0, "at least 64 MiB"},
 	} {
 		o, err := test.o.fill(test.free)

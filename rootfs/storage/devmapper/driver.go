@@ -39,6 +39,7 @@ var (
 	ErrNoPool      = errors.New("there is no pool yet")
 	ErrFull        = errors.New("the pool's data is nearly full")
 	ErrMetaFull    = errors.New("the pool's metadata is nearly full")
+	ErrPromised    = errors.New("the pool's space is promised") // strict admission
 	ErrReadOnly    = errors.New("the pool is read-only")
 	ErrNeedsCheck  = errors.New("the pool needs a check")
 	ErrWornOut     = errors.New("the pool is worn out")                  // its 24-bit clock of snapshots has nearly run through
@@ -81,6 +82,7 @@ type Driver struct {
 
 	mu      sync.Mutex
 	control *dm.Control
+	warned  map[string]bool
 }
 
 // Open touches nothing: a pool that is not active is activated by the first call that

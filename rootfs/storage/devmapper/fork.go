@@ -37,7 +37,8 @@ func (d *Driver) Fork(c storage.Claim) (storage.Layer, error) {
 		return nil, p.fail("the claim is for %s in pool %s: %w", c.Device, c.Pool, ErrForeign)
 	}
 	// Before the container's claim is held: growing waits for all who hold the pool.
-	if err := p.admitOrGrow(); err != nil {
+	r, _ := readRecord(d.claimPath(c.ThinID))
+	if err := p.admitOrGrow(r.num("bytes")); err != nil {
 		return nil, err
 	}
 	held, r, err := d.hold(c)
@@ -52,6 +53,11 @@ func (d *Driver) Fork(c storage.Claim) (storage.Layer, error) {
 		return nil, p.fail("the container's root %s: %w (its create has not finished)", c.Device, fs.ErrNotExist)
 	}
 	origin := layer{thin: c.ThinID, bytes: r.num("bytes")}
+	// Whatever the container has is shared with the copy now. Said before the copy is made:
+	// strict admission must not take a block for the container's own that is not.
+	if err := amend(held, "shared", p.blocks(origin.bytes)); err != nil {
+		return nil, err
+	}
 	mnt, err := p.holdActive(c.Device, r.str("device"))
 	if err != nil {
 		return nil, err
@@ -61,6 +67,9 @@ func (d *Driver) Fork(c storage.Claim) (storage.Layer, error) {
 		made, err = p.snapshot(origin, owner{what: "fork", bytes: origin.bytes}, nil)
 	} else {
 		made, err = p.freeze(c.Device, mnt, origin)
+		if mapped := p.mapped(c.Device); err == nil && mapped > 0 {
+			err = amend(held, "shared", mapped)
+		}
 		err = errors.Join(err, mnt.Close())
 	}
 	if err != nil {
@@ -115,7 +124,7 @@ func (p *pool) freeze(device string, mnt *os.File, origin layer) (*claim, error)
 	}
 	for range 1000 {
 		p.step("claim")
-		c, err := p.claim(owner{what: "fork", bytes: origin.bytes, origin: device}, nil)
+		c, err := p.claim(owner{what: "fork", bytes: origin.bytes, shared: p.blocks(origin.bytes), origin: device}, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -131,6 +140,7 @@ func (p *pool) freeze(device string, mnt *os.File, origin layer) (*claim, error)
 		}
 		switch {
 		case err == nil:
+			p.settled()
 			return c, nil
 		case errors.Is(err, errSuspended):
 			return nil, errors.Join(err, c.file.Close()) // the claim stays: by it the device is resumed

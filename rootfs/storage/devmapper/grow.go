@@ -15,113 +15,168 @@ import (
 // maxMeta is the most that dm-thin uses: 255 bitmaps of 16192 blocks (0x3f8040 of 4 KiB).
 const maxMeta = 0x3f8040 * 4096
 
-// admitOrGrow is admit, after making room where the pool is on files of ours.
-func (p *pool) admitOrGrow() error {
-	err := p.admit()
-	var data, meta uint64
-	switch {
-	case errors.Is(err, ErrFull):
-		data = p.room(growStep, p.data)
-	case errors.Is(err, ErrMetaFull), err == nil && p.kernel.metaUsed > p.kernel.metaTotal/2:
-		meta = p.room(max(p.meta.bytes, 16*mib), p.meta) // early: without metadata not even delete works
-	}
-	if data+meta == 0 {
-		return err
-	}
-	if e := p.growLocked(data, meta); e != nil {
-		return errors.Join(err, e)
-	}
-	return p.admit()
+// ErrNoRoom: the pool cannot become larger, or not by that much.
+var ErrNoRoom = errors.New("no room to grow")
+
+// GrowOptions say how large the pool shall be. All zero: a file grows by one step, and a
+// device is taken up to the end that it now has.
+type GrowOptions struct {
+	DataBytes, MetaBytes uint64 // the new size
+	AddData, AddMeta     uint64 // or how much is added
+	MaxBytes             uint64 // a new limit for growing by itself; 0: the limit stays
 }
 
-// room is how much a file may grow at most, and no more than want: the host keeps a fifth
-// of its file system free. 0 when it is not worth it.
+// Grown is what it had and what it has.
+type Grown struct {
+	DataFrom uint64 `json:"dataFromBytes"`
+	DataTo   uint64 `json:"dataToBytes"`
+	MetaFrom uint64 `json:"metadataFromBytes"`
+	MetaTo   uint64 `json:"metadataToBytes"`
+}
+
+// Grow makes the pool larger while containers run. It may be killed anywhere: the files
+// may then be longer than the pool, and the next Grow takes that up.
+func (d *Driver) Grow(o GrowOptions) (Grown, error) {
+	p, err := d.enterAlone()
+	if err != nil {
+		return Grown{}, err
+	}
+	defer p.leave()
+	if err := p.usable(); err != nil && p.kernel.needsCheck {
+		return Grown{}, err
+	}
+	from := p.made
+	next, err := p.larger(o)
+	if err == nil {
+		err = p.growTo(next)
+	}
+	return Grown{from.data.bytes, p.data.bytes, from.meta.bytes, p.meta.bytes}, err
+}
+
+// larger is the pool as the options want it. It refuses what cannot be.
+func (p *pool) larger(o GrowOptions) (made, error) {
+	next := p.made
+	if o.MaxBytes > 0 {
+		if !p.data.ours {
+			return next, p.fail("a device does not grow by itself, so there is no maximum to set")
+		}
+		next.maxBytes = o.MaxBytes
+	}
+	if o == (GrowOptions{}) && p.data.ours {
+		o.AddData = p.room(growStep, p.data)
+		if o.AddData == 0 {
+			return next, p.fail("%w: %s, and a fifth of the host's file system stays free; name a size to grow all the same", ErrNoRoom, p.limit())
+		}
+	}
+	for _, half := range []struct {
+		name    string
+		b       *backing
+		to, add uint64
+		unit    uint64
+	}{{"data", &next.data, o.DataBytes, o.AddData, p.blockBytes()}, {"metadata", &next.meta, o.MetaBytes, o.AddMeta, 4096}} {
+		b := half.b
+		if half.to != 0 && half.add != 0 {
+			return next, p.fail("%s: either the new size or how much is added", half.name)
+		}
+		if !b.ours {
+			if half.to+half.add != 0 {
+				return next, p.fail("%s is a device: make it larger yourself, then run `thinrun pool grow` without a size", b.path)
+			}
+			f, _, err := openDevice(b.path)
+			if err != nil {
+				return next, p.fail("%w", err)
+			}
+			bytes, err := deviceBytes(f)
+			if err = errors.Join(err, f.Close()); err != nil {
+				return next, p.fail("%w", err)
+			}
+			b.bytes = max(b.bytes, bytes)
+			continue
+		}
+		to := max(half.to, b.bytes+half.add) / half.unit * half.unit
+		if half.to != 0 && half.to < b.bytes {
+			return next, p.fail("%s has %s already and cannot become smaller; `thinrun pool trim` gives unused space back", half.name, size(b.bytes))
+		}
+		b.bytes = max(b.bytes, to)
+	}
+	if next.maxBytes > 0 && next.data.ours && next.data.bytes > next.maxBytes {
+		return next, p.fail("%w: at most %s are allowed; say --max-size for more", ErrNoRoom, size(next.maxBytes))
+	}
+	if next.meta.ours && next.meta.bytes > maxMeta {
+		return next, p.fail("%w: dm-thin uses at most %s of metadata", ErrNoRoom, size(maxMeta))
+	}
+	if next.data == p.data && next.meta == p.meta && next.maxBytes == p.maxBytes {
+		if !p.data.ours {
+			return next, p.fail("%w: %s is as large as before", ErrNoRoom, p.data.path)
+		}
+		return next, p.fail("%w: it has that size already", ErrNoRoom)
+	}
+	return next, nil
+}
+
+func (m *made) limit() string {
+	if m.maxBytes == 0 {
+		return "there is no maximum"
+	}
+	return "the maximum is " + size(m.maxBytes)
+}
+
+// room is how much a file may grow by itself: want, or less. The host keeps a fifth of its
+// file system free. 0 when it is not worth it.
 func (p *pool) room(want uint64, b backing) uint64 {
 	const unit = 16 * mib
 	var st unix.Statfs_t
-	if !b.ours || unix.Statfs(p.dir, &st) != nil {
+	if want == 0 || !b.ours || unix.Statfs(p.dir, &st) != nil {
 		return 0
 	}
 	free, fifth := st.Bavail*uint64(st.Bsize), st.Blocks*uint64(st.Bsize)/5
 	if free < fifth {
 		return 0
 	}
-	want = min(want, free-fifth)
+	most := free - fifth
 	if b == p.data && p.maxBytes > 0 {
-		want = min(want, p.maxBytes-min(p.maxBytes, b.bytes))
+		most = min(most, p.maxBytes-min(p.maxBytes, b.bytes))
 	}
 	if b == p.meta {
-		want = min(want, maxMeta-min(maxMeta, b.bytes))
+		most = min(most, maxMeta-min(maxMeta, b.bytes))
 	}
-	return want / unit * unit
+	return min((want+unit-1)/unit, most/unit) * unit
 }
 
-// growLocked gives the shared lock up for the exclusive one, and takes it back; on an
-// error it holds none. Between the two anybody may come in, so all is looked at again.
-func (p *pool) growLocked(data, meta uint64) error {
+// growLocked gives the shared lock up for the exclusive one, and takes it back. grown is
+// why the pool has not grown, err why p is not usable any more.
+func (p *pool) growLocked(w want) (grown, err error) {
 	p.leave()
 	before := p.kernel
-	alone, err := p.enterAlone()
-	if err != nil {
-		return err
-	}
-	// Another may have been first.
-	if alone.kernel.dataTotal == before.dataTotal && alone.kernel.metaTotal == before.metaTotal {
-		err = alone.grow(data, meta)
-	}
-	alone.leave()
-	if err != nil {
-		return err
+	alone, grown := p.enterAlone()
+	if grown == nil {
+		// Between the two locks another may have been first.
+		if alone.kernel.dataTotal == before.dataTotal && alone.kernel.metaTotal == before.metaTotal {
+			next := alone.made
+			next.data.bytes += w.data / alone.blockBytes() * alone.blockBytes()
+			next.meta.bytes += w.meta / 4096 * 4096
+			grown = alone.growTo(next)
+		}
+		alone.leave()
 	}
 	again, err := p.enter()
 	if err == nil {
 		*p = *again
 	}
-	return err
+	return grown, err
 }
 
-var errNoRoom = errors.New("no room to grow")
-
-// Grow makes the pool's files larger by so many bytes, while containers run.
-func (d *Driver) Grow(data, meta uint64) error {
-	p, err := d.enterAlone()
-	if err != nil {
-		return err
-	}
-	defer p.leave()
-	if err := p.usable(); err != nil && p.kernel.needsCheck {
-		return err
-	}
-	return p.grow(data, meta)
-}
-
-// grow: the files first, durably, then the loop devices, then the pool. The other way
-// round a power cut would leave metadata that counts on more than the file has, which the
-// kernel refuses to activate.
-func (p *pool) grow(data, meta uint64) error {
-	next := p.made
-	if data > 0 {
-		next.data.bytes += data / p.blockBytes() * p.blockBytes()
-		if p.maxBytes > 0 && next.data.bytes > p.maxBytes {
-			return p.fail("%w: at most %s are allowed", errNoRoom, size(p.maxBytes))
-		}
-	}
-	if meta > 0 {
-		next.meta.bytes = min(next.meta.bytes+meta/4096*4096, maxMeta)
-	}
-	if next.data.bytes == p.data.bytes && next.meta.bytes == p.meta.bytes {
-		return p.fail("%w", errNoRoom)
-	}
+// growTo: the files first, durably, then the record, then the loop devices and the pool.
+// The other way round a power cut would leave metadata that counts on more than the file
+// has, which the kernel refuses to activate.
+func (p *pool) growTo(next made) error {
 	p.step("extend files")
 	for _, b := range []struct{ from, to backing }{{p.meta, next.meta}, {p.data, next.data}} {
-		if b.to.bytes == b.from.bytes {
+		if b.to.bytes == b.from.bytes || !b.to.ours {
 			continue
 		}
-		if !b.to.ours {
-			return p.fail("%s is a device and not grown by us: %w", b.to.path, errNoRoom)
-		}
 		if err := p.lengthen(b.to, p.returnSpace && b.to.path == p.data.path); err != nil {
-			return p.fail("%w", err)
+			return p.fail("%w: %w", ErrNoRoom, err)
 		}
 	}
 	p.step("record growth")
@@ -132,6 +187,7 @@ func (p *pool) grow(data, meta uint64) error {
 	return p.reload()
 }
 
+// lengthen makes a file longer, or leaves it as it was.
 func (p *pool) lengthen(b backing, sparse bool) error {
 	f, err := os.OpenFile(b.path, os.O_RDWR, 0)
 	if err != nil {
@@ -141,8 +197,8 @@ func (p *pool) lengthen(b backing, sparse bool) error {
 	if err == nil && now < b.bytes {
 		if sparse {
 			err = f.Truncate(int64(b.bytes))
-		} else {
-			err = extend(f, now, b.bytes)
+		} else if err = extend(f, now, b.bytes); err != nil {
+			f.Truncate(int64(now)) // what was allocated before there was no more
 		}
 	}
 	if err == nil {
@@ -151,49 +207,41 @@ func (p *pool) lengthen(b backing, sparse bool) error {
 	return errors.Join(err, f.Close())
 }
 
-// reload gives the pool the size that its files have.
+// reload gives the pool the size that its record says.
 func (p *pool) reload() error {
 	_, targets, err := p.ctl.Table(p.name())
 	if err != nil {
 		return p.fail("%w", err)
 	}
 	var numbers [2]string
-	var dataBytes uint64
 	if len(targets) == 1 {
-		f := strings.Fields(targets[0].Params)
-		copy(numbers[:], f)
+		copy(numbers[:], strings.Fields(targets[0].Params))
 	}
 	for i, b := range []backing{p.meta, p.data} {
-		var dev *loop.Device
-		if b.ours {
-			_, minor, _ := strings.Cut(numbers[i], ":")
-			n, err := strconv.ParseUint(minor, 10, 32)
-			if err != nil {
-				return p.fail("table of %s: %v is not understood", p.name(), targets)
-			}
-			if dev, err = loop.Open(&p.nodes, uint32(n)); err != nil {
-				return p.fail("%w", err)
-			}
-			if err = dev.Grow(); err == nil && i == 1 {
-				dataBytes, err = deviceBytes(dev.File)
-			}
-			if err = errors.Join(err, dev.Close()); err != nil {
-				return p.fail("%w", err)
-			}
-		} else if i == 1 {
-			f, _, err := openDevice(b.path)
-			if err == nil {
-				dataBytes, err = deviceBytes(f)
-				f.Close()
-			}
-			if err != nil {
-				return p.fail("%w", err)
-			}
+		if !b.ours {
+			continue
+		}
+		_, minor, _ := strings.Cut(numbers[i], ":")
+		n, err := strconv.ParseUint(minor, 10, 32)
+		if err != nil {
+			return p.fail("table of %s: %v is not understood", p.name(), targets)
+		}
+		dev, err := loop.Open(&p.nodes, uint32(n))
+		if err == nil {
+			err = errors.Join(dev.Grow(), dev.Close())
+		}
+		if err != nil {
+			return p.fail("%w", err)
 		}
 	}
+	return p.swap(p.table(numbers[0], numbers[1]))
+}
+
+// swap puts a new table under the pool while I/O waits.
+func (p *pool) swap(table dm.Target) error {
 	p.step("reload pool")
-	if _, err := p.ctl.Load(p.name(), p.table(numbers[0], numbers[1], dataBytes)); err != nil {
-		return p.fail("%w", err)
+	if _, err := p.ctl.Load(p.name(), table); err != nil {
+		return p.fail("%w (the kernel's log says more)", err)
 	}
 	// Killed in here, the pool stays suspended until the next command finds it so (settle).
 	p.step("suspend pool")
@@ -202,7 +250,14 @@ func (p *pool) reload() error {
 	}
 	p.step("resume grown pool")
 	if _, err := p.ctl.Resume(p.name()); err != nil {
-		return p.fail("%w", err)
+		return p.fail("%w (the kernel's log says more)", err)
 	}
-	return p.look(0)
+	// 0: the kernel commits, and only then looks whether there is room again.
+	if err := p.look(0); err != nil {
+		return err
+	}
+	if p.kernel.dataTotal*p.blockBytes() < p.data.bytes/p.blockBytes()*p.blockBytes() {
+		return p.fail("the kernel took %s of %s: %w", size(p.kernel.dataTotal*p.blockBytes()), size(p.data.bytes), ErrNoRoom)
+	}
+	return nil
 }

@@ -22,6 +22,7 @@ type layer struct {
 	parent  string
 	chain   string // OCI chain id
 	bytes   uint64 // of the virtual disk
+	mapped  uint64 // blocks, when it was sealed
 	base    bool
 }
 
@@ -55,7 +56,7 @@ func (d *Driver) layer(id string) (layer, error) {
 }
 
 func recorded(thin uint32, r record) layer {
-	return layer{thin, uint32(r.num("created")), r.str("parent"), r.str("chain"), r.num("bytes"), r.yes("base")}
+	return layer{thin, uint32(r.num("created")), r.str("parent"), r.str("chain"), r.num("bytes"), r.num("mapped"), r.yes("base")}
 }
 
 func parseLayerID(id string) (thin, created uint32, ok bool) {
@@ -67,7 +68,7 @@ func parseLayerID(id string) (thin, created uint32, ok bool) {
 
 func (p *pool) writeLayer(l layer) error {
 	err := writeDurable(p.layerPath(l.thin), lines("thinId", l.thin, "created", l.created,
-		"parent", l.parent, "chain", l.chain, "bytes", l.bytes, "fs", "ext4", "base", l.base))
+		"parent", l.parent, "chain", l.chain, "bytes", l.bytes, "mapped", l.mapped, "fs", "ext4", "base", l.base))
 	if err != nil {
 		return p.fail("layer %s: %w", l.id(), err)
 	}
@@ -158,7 +159,7 @@ func (d *Driver) NewLayer(parent string) (storage.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.admitOrGrow(); err != nil {
+	if err := p.admitOrGrow(origin.bytes); err != nil {
 		return nil, err
 	}
 	c, err := p.snapshot(origin, owner{what: "layer", bytes: origin.bytes}, nil)
@@ -215,9 +216,11 @@ func (l *open) Commit(chain string) (string, error) {
 		if err := p.usable(); err != nil {
 			return err
 		}
-		if l.layer.created, err = p.created(l.layer.thin); err != nil {
+		thin, err := p.thin(l.layer.thin)
+		if err != nil {
 			return err
 		}
+		l.layer.created, l.layer.mapped = thin.Created, thin.Mapped
 		l.layer.chain = chain
 		l.d.step("seal")
 		return p.writeLayer(l.layer)

@@ -19,7 +19,10 @@ import (
 
 // clockLimit: past 2^24 the kernel mixes the snapshot clock into block addresses and
 // writes are lost without an error (STORAGE 0.1), so new snapshots end a good way before.
-const clockLimit = 1<<24 - 65536
+const (
+	clockLimit = 1<<24 - 65536
+	clockWarn  = clockLimit / 4 * 3
+)
 
 // pool is the pool under a lock, found active and to be the one on record.
 type pool struct {
@@ -41,6 +44,7 @@ type made struct {
 	baseBytes   uint64
 	lowBytes    uint64 // with less free nothing new starts
 	maxBytes    uint64 // the data file is not grown beyond it; 0: as the host's space allows
+	strict      bool   // nothing starts that could fill the pool
 	returnSpace bool   // sparse data file that shrinks when containers go
 }
 
@@ -60,7 +64,7 @@ func (m *made) encode() []byte {
 		"blockSectors", m.blockSector, "base", m.base, "baseBytes", m.baseBytes,
 		"data", m.data.path, "dataBytes", m.data.bytes, "dataIsFile", m.data.ours,
 		"metadata", m.meta.path, "metadataBytes", m.meta.bytes, "metadataIsFile", m.meta.ours,
-		"lowBytes", m.lowBytes, "maxBytes", m.maxBytes, "returnSpace", m.returnSpace)
+		"lowBytes", m.lowBytes, "maxBytes", m.maxBytes, "strict", m.strict, "returnSpace", m.returnSpace)
 }
 
 func decodeMade(r record) (made, error) {
@@ -76,7 +80,7 @@ func decodeMade(r record) (made, error) {
 		blockSector: r.num("blockSectors"), base: r.str("base"), baseBytes: r.num("baseBytes"),
 		data:     backing{r.str("data"), r.yes("dataIsFile"), r.num("dataBytes")},
 		meta:     backing{r.str("metadata"), r.yes("metadataIsFile"), r.num("metadataBytes")},
-		lowBytes: r.num("lowBytes"), maxBytes: r.num("maxBytes"), returnSpace: r.yes("returnSpace"),
+		lowBytes: r.num("lowBytes"), maxBytes: r.num("maxBytes"), strict: r.yes("strict"), returnSpace: r.yes("returnSpace"),
 	}, nil
 }
 
@@ -92,6 +96,9 @@ func (m *made) prefix() string {
 func (m *made) thinName(id uint32) string { return fmt.Sprintf("%s%06x", m.prefix(), id) }
 
 func (m *made) blockBytes() uint64 { return m.blockSector * 512 }
+
+// blocks is how many blocks a disk of so many bytes has at most.
+func (m *made) blocks(bytes uint64) uint64 { return (bytes + m.blockBytes() - 1) / m.blockBytes() }
 
 // locked takes the pool's lock; how is unix.LOCK_SH or LOCK_EX. The descriptor is the
 // lock, and a killed process gives it back.
@@ -311,30 +318,6 @@ func (p *pool) usable() error {
 	return nil
 }
 
-// admit tells if something new may start.
-func (p *pool) admit() error {
-	if err := p.usable(); err != nil {
-		return err
-	}
-	s := p.kernel
-	if free := (s.dataTotal - s.dataUsed) * p.blockBytes(); s.mode != "rw" || free < p.lowBytes {
-		return p.fail("%w: %s of %s free, nothing new starts below %s; remove containers or images, or grow it",
-			ErrFull, size(free), size(s.dataTotal*p.blockBytes()), size(p.lowBytes))
-	}
-	// Out of metadata even delete is refused by the kernel, so this must never be reached.
-	if s.metaTotal-s.metaUsed < s.metaTotal/10 {
-		return p.fail("%w: %d of %d blocks used; remove containers or images, or grow it", ErrMetaFull, s.metaUsed, s.metaTotal)
-	}
-	sb, err := p.superblock()
-	if err != nil {
-		return err
-	}
-	if sb.Clock >= clockLimit {
-		return p.fail("%w: %d snapshots made of the %d that its metadata can tell apart; make a new pool and import the images again", ErrWornOut, sb.Clock, 1<<24)
-	}
-	return nil
-}
-
 // message sends one message to the pool and makes sure that it was kept: the kernel
 // answers 0 even when the commit behind it failed and all was rolled back.
 func (p *pool) message(format string, args ...any) error {
@@ -364,37 +347,37 @@ func (p *pool) superblock() (*thinmeta.Superblock, error) {
 	return sb, nil
 }
 
-// created reads when a thin device was made. Blocks that the last transaction uses are
+// thin reads the pool's record of a thin device: when it was made, and how many blocks it has. Blocks that the last transaction uses are
 // not written again before the next but one, so if the superblock is the same before and
 // after, all that was read in between belonged to it.
-func (p *pool) created(id uint32) (uint32, error) {
+func (p *pool) thin(id uint32) (thinmeta.Thin, error) {
 	r, err := p.metadata()
 	if err != nil {
-		return 0, err
+		return thinmeta.Thin{}, err
 	}
 	defer r.Close()
 	for range 100 {
 		before, err := thinmeta.ReadSuperblock(r, 0)
 		if err != nil {
-			return 0, p.fail("%s: %w", p.meta.path, err)
+			return thinmeta.Thin{}, p.fail("%s: %w", p.meta.path, err)
 		}
 		thin, ok, err := before.Thin(r, id)
 		after, e := thinmeta.ReadSuperblock(r, 0)
 		if e != nil {
-			return 0, p.fail("%s: %w", p.meta.path, e)
+			return thinmeta.Thin{}, p.fail("%s: %w", p.meta.path, e)
 		}
 		if *before != *after {
 			continue // somebody committed
 		}
 		if err != nil {
-			return 0, p.fail("%s: %w", p.meta.path, err)
+			return thinmeta.Thin{}, p.fail("%s: %w", p.meta.path, err)
 		}
 		if !ok {
-			return 0, p.fail("thin device %d is not in it: %w", id, fs.ErrNotExist)
+			return thinmeta.Thin{}, p.fail("thin device %d is not in it: %w", id, fs.ErrNotExist)
 		}
-		return thin.Created, nil
+		return thin, nil
 	}
-	return 0, p.fail("its metadata changes too fast to be read")
+	return thinmeta.Thin{}, p.fail("its metadata changes too fast to be read")
 }
 
 // metadata opens the metadata for reading. Of a file, the page cache is what the loop

@@ -495,7 +495,7 @@ func TestWithoutDev(t *testing.T) {
 	if err := try(o, layer); err != nil {
 		t.Error(err)
 	}
-	if err := d.Grow(32*mib, 0); err != nil {
+	if _, err := d.Grow(GrowOptions{AddData: 32 * mib}); err != nil {
 		t.Error(err)
 	}
 }

@@ -30,7 +30,7 @@ func (d *Driver) Prepare(req storage.Request, save func(storage.Claim) error) (s
 			return src, fmt.Errorf("a root of %s is smaller than image %q, whose disk has %s", size(req.SizeBytes), req.Image, size(origin.bytes))
 		}
 	}
-	if err := p.admitOrGrow(); err != nil {
+	if err := p.admitOrGrow(bytes); err != nil {
 		return src, err
 	}
 	c, err := p.snapshot(origin, owner{what: "container", container: req.ContainerID, bytes: bytes}, func(c *claim) error {
@@ -75,6 +75,9 @@ func (d *Driver) Prepare(req storage.Request, save func(storage.Claim) error) (s
 func (p *pool) snapshot(origin layer, o owner, save func(*claim) error) (*claim, error) {
 	for range 1000 {
 		p.step("claim")
+		if o.shared = origin.mapped; o.shared == 0 { // not known: it may be all
+			o.shared = p.blocks(origin.bytes)
+		}
 		c, err := p.claim(o, save)
 		if err != nil {
 			return nil, err
@@ -92,6 +95,7 @@ func (p *pool) snapshot(origin layer, o owner, save func(*claim) error) (*claim,
 		case err != nil:
 			return nil, errors.Join(err, p.unmake(c))
 		default:
+			p.settled()
 			return c, nil
 		}
 	}

@@ -83,7 +83,7 @@ func (d *Driver) Status() (Status, error) {
 		s.Data.UsedBytes, s.Data.TotalBytes = k.dataUsed*p.blockBytes(), k.dataTotal*p.blockBytes()
 		s.Metadata.UsedBytes, s.Metadata.TotalBytes = k.metaUsed*4096, k.metaTotal*4096
 		p.devices(&s)
-		s.Problem = text(p.admit())
+		s.Problem = text(p.refusal())
 	}
 	return s, nil
 }
