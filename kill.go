@@ -11,7 +11,7 @@ import (
 func killCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "kill",
-		Usage:     "send a signal (SIGTERM) to a container's init",
+		Usage:     "send a signal (SIGTERM, or the image's stop signal) to a container's init",
 		ArgsUsage: "ID [SIGNAL]",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "to every process of a container whose init is gone, too"},
@@ -20,15 +20,15 @@ func killCommand() *cli.Command {
 			if c.NArg() < 1 || c.NArg() > 2 {
 				return errors.New("wants the container's id and perhaps a signal")
 			}
-			word := c.Args().Get(1)
+			rt, id, word := runtimeOf(c), c.Args().First(), c.Args().Get(1)
 			if word == "" {
-				word = "SIGTERM"
+				word = rt.StopSignal(id)
 			}
 			sig, err := libcontainer.ParseSignal(word)
 			if err != nil {
 				return err
 			}
-			return runtimeOf(c).Kill(c.Args().First(), sig, c.Bool("all"))
+			return rt.Kill(id, sig, c.Bool("all"))
 		},
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"thinrun/image"
 	"thinrun/libcontainer/bundle"
 	"thinrun/libcontainer/cgroup"
 	"thinrun/libcontainer/hooks"
@@ -40,7 +41,9 @@ type CreateOptions struct {
 	detach bool
 	// ephemeral: a foreground run, which deletes at its end.
 	ephemeral bool
-	console   func(master *os.File) error
+	// image is what run --image has made the config of: no other may be under it.
+	image   *image.Image
+	console func(master *os.File) error
 }
 
 // Create makes the container and leaves its init waiting for start.
@@ -299,7 +302,7 @@ const InitMark = "_THINRUN_INIT"
 
 // converse gives init its root and its plan and answers it until it is ready.
 func (rt *Runtime) converse(talk conn, child *nsenter.Child, c *state.Container, rec *state.Record, p *plan.Plan, opt CreateOptions) error {
-	files, err := rt.openFiles(c, rec, p, child)
+	files, err := rt.openFiles(c, rec, p, opt.image, child)
 	defer closeAll(files)
 	if err != nil {
 		return err
@@ -333,8 +336,8 @@ func (rt *Runtime) converse(talk conn, child *nsenter.Child, c *state.Container,
 }
 
 // openFiles opens what travels with the plan: root, gate, listening socket, sources.
-func (rt *Runtime) openFiles(c *state.Container, rec *state.Record, p *plan.Plan, child *nsenter.Child) (files []*os.File, err error) {
-	root, err := rt.prepareRoot(c, rec, p.Storage)
+func (rt *Runtime) openFiles(c *state.Container, rec *state.Record, p *plan.Plan, img *image.Image, child *nsenter.Child) (files []*os.File, err error) {
+	root, err := rt.prepareRoot(c, rec, p.Storage, img)
 	if err != nil {
 		return nil, err
 	}

@@ -250,11 +250,22 @@ func (s *initStage) takeTerminal(master, slave *os.File) error {
 	return s.Process.TakeTerminal(slave)
 }
 
-func (s *initStage) makeCwd() error    { return s.Process.MakeCwd() }
 func (s *initStage) sysctl() error     { return s.root.Sysctl() }
 func (s *initStage) seal() error       { return s.root.Seal() }
 func (s *initStage) scheduling() error { return s.Process.Scheduling() }
 func (s *initStage) labels() error     { return s.Process.Labels() }
+
+// makeCwd makes the working directory, which images need not have; runc does the same. What
+// leads through a descriptor in /proc is made nowhere, and chdir has the words for it.
+func (s *initStage) makeCwd() error {
+	if s.Process.Cwd == "" {
+		return nil
+	}
+	if err := s.root.MakeDir(s.Process.Cwd); err != nil && !errors.Is(err, unix.ELOOP) {
+		return fmt.Errorf("process.cwd %q: %w", s.Process.Cwd, err)
+	}
+	return nil
+}
 
 func (s *initStage) seccompPrivileged() error {
 	if s.Process.NoNewPrivileges {

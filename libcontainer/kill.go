@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"thinrun/libcontainer/bundle"
 	"thinrun/libcontainer/state"
 
 	"golang.org/x/sys/unix"
@@ -60,6 +61,25 @@ func (rt *Runtime) Kill(id string, sig unix.Signal, all bool) error {
 		return err
 	}
 	return cg.Thaw()
+}
+
+// StopSignal is what the container's image, or who ran it, wants its init to be told when
+// nobody names a signal. A container that cannot be told has the usual one: Kill knows why.
+func (rt *Runtime) StopSignal(id string) string {
+	const usual = "SIGTERM"
+	store, err := state.Open(rt.Root)
+	if err != nil {
+		return usual
+	}
+	defer store.Close()
+	rec, err := store.Read(id)
+	if err != nil || rec.Storage.Image == "" { // with a bundle kill is runc's
+		return usual
+	}
+	if word := rec.Annotations[bundle.AnnotationStopSignal]; word != "" {
+		return word
+	}
+	return usual
 }
 
 // signalCgroup leaves a cgroup alone that create did not get: in it lives somebody else.

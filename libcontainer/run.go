@@ -3,12 +3,9 @@ package libcontainer
 import (
 	"errors"
 	"os"
-	"path/filepath"
 
 	"thinrun/libcontainer/bundle"
-	"thinrun/libcontainer/plan"
 	"thinrun/libcontainer/process"
-	"thinrun/libcontainer/seccomp"
 	"thinrun/libcontainer/state"
 	"thinrun/nsenter"
 
@@ -25,8 +22,9 @@ type RunOptions struct {
 // Run is create, start, wait and delete in one process. The code is the program's exit
 // status, or 128 + the signal that ended it.
 func (rt *Runtime) Run(id string, opt RunOptions) (code int, err error) {
+	release := func() {}
 	if opt.ImageOptions != nil {
-		if err := rt.imageBundle(id, &opt); err != nil {
+		if release, err = rt.imageBundle(id, &opt); err != nil {
 			return 0, err
 		}
 	}
@@ -42,6 +40,7 @@ func (rt *Runtime) Run(id string, opt RunOptions) (code int, err error) {
 	opt.console = fg.console
 	opt.detach, opt.ephemeral = opt.Detach, !opt.Detach && !opt.Keep
 	c, err := rt.create(id, opt.CreateOptions)
+	release() // its record names the layer now, or it is gone
 	if err != nil {
 		return 0, err
 	}
@@ -98,31 +97,6 @@ func (rt *Runtime) startCreated(c *created) error {
 		return err
 	}
 	return rt.poststart(c.state, c.rec)
-}
-
-// imageBundle makes the config of run --image.
-func (rt *Runtime) imageBundle(id string, opt *RunOptions) error {
-	root, err := filepath.Abs(rt.Root)
-	if err != nil {
-		return err
-	}
-	img := *opt.ImageOptions
-	if img.Hostname == "" {
-		img.Hostname = id
-	}
-	opt.Spec, err = bundle.ForImage(img)
-	if err != nil {
-		return err
-	}
-	opt.Spec.Dir = filepath.Join(root, id)
-	spec := opt.Spec.Spec
-	var caps uint64
-	for _, name := range spec.Process.Capabilities.Bounding {
-		caps |= 1 << bundle.Capability(name)
-	}
-	spec.Linux.Seccomp = plan.SeccompSection(seccomp.Default(caps))
-	opt.Spec.Raw = bundle.Encode(spec) // what exec will read
-	return nil
 }
 
 // foreground is a run or exec that waits for its program: terminal, signals, exit code.

@@ -15,6 +15,11 @@ import (
 // Mount makes the mounts in the order of the configuration. files are the descriptors
 // that Mount.File and Cgroup1.File count.
 func (r *Root) Mount(files []*os.File) error {
+	for _, dir := range r.cfg.Dirs {
+		if err := r.MakeDir(dir); err != nil {
+			return fmt.Errorf("make %q: %w", dir, err)
+		}
+	}
 	defer unix.Umask(unix.Umask(0))
 	for i := range r.cfg.Mounts {
 		m := &r.cfg.Mounts[i]
@@ -23,6 +28,17 @@ func (r *Root) Mount(files []*os.File) error {
 		}
 	}
 	return nil
+}
+
+// MakeDir makes a directory of the container, with those above it, where it is missing.
+// It cannot lead out of the root: an image names it (CVE-2024-21626).
+func (r *Root) MakeDir(path string) error {
+	defer unix.Umask(unix.Umask(0))
+	fd, _, err := r.makeDir(path)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err
 }
 
 func (m *Mount) what() string {

@@ -1,13 +1,15 @@
 package bundle
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
-	"math"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -15,23 +17,42 @@ import (
 // ImageOptions are the options of run --image, in Docker's and Podman's words, together
 // with what the image's own config says of them.
 type ImageOptions struct {
-	Args      []string
-	Env       []string // NAME=value; NAME alone passes the caller's value on
-	User      string   // UID[:GID]
-	Cwd       string
-	Terminal  bool
-	Hostname  string
-	Memory    string  // "512M"; "": no limit
-	CPUs      float64 // 0: no limit
-	PidsLimit int64   // 0: the default; -1: no limit
-	ReadOnly  bool
-	CapAdd    []string // with or without CAP_, or ALL
-	CapDrop   []string
-	Net       string   // none (default), host, or the path of a network namespace
-	Volumes   []string // SOURCE:TARGET[:OPTIONS]
-	Mounts    []specs.Mount
-	Seccomp   *specs.LinuxSeccomp
+	Image       ImageConfig
+	Args        []string
+	Entrypoint  *string  // --entrypoint; "" clears the image's
+	Env         []string // NAME=value; NAME alone passes the caller's value on
+	EnvFiles    []string
+	User        string // USER[:GROUP], numbers or names
+	Cwd         string
+	Terminal    bool
+	Hostname    string
+	Memory      string  // "512M"; "": no limit
+	MemorySwap  string  // memory and swap together; -1: no limit
+	CPUs        float64 // 0: no limit
+	PidsLimit   int64   // 0: the default; -1: no limit
+	Ulimits     []string
+	ReadOnly    bool
+	CapAdd      []string // with or without CAP_, or ALL
+	CapDrop     []string
+	Security    []string // --security-opt
+	Net         string   // none (default), host, or the path of a network namespace
+	Volumes     []string // SOURCE:TARGET[:OPTIONS]
+	Mounts      []string // type=bind,source=...,target=...
+	Tmpfs       []string // TARGET[:OPTIONS]
+	ShmSize     string
+	StopSignal  string
+	Annotations []string // KEY=VALUE
 }
+
+// ImageConfig is what an image says about running it, as image-spec names it.
+type ImageConfig struct {
+	Env, Entrypoint, Cmd         []string
+	User, WorkingDir, StopSignal string
+}
+
+// AnnotationStopSignal is image-spec's name for what kill sends when nothing is said
+// (conversion.md).
+const AnnotationStopSignal = "org.opencontainers.image.stopSignal"
 
 // defaultPids is Podman's limit: ample for a build, and the end of a fork bomb.
 const defaultPids = 2048
@@ -40,24 +61,25 @@ const defaultPids = 2048
 // container to itself: private namespaces, no network but lo, Docker's capabilities, no
 // new privileges, the well-known paths masked, a limit on processes.
 func ForImage(o ImageOptions) (*Bundle, error) {
-	if len(o.Args) == 0 {
+	args := o.command()
+	if len(args) == 0 {
 		return nil, errors.New("no command is given, and the image names none")
+	}
+	env, err := o.environment()
+	if err != nil {
+		return nil, err
 	}
 	caps, err := dockerCapabilities(o.CapAdd, o.CapDrop)
 	if err != nil {
 		return nil, err
 	}
-	pids := o.PidsLimit
-	if pids == 0 {
-		pids = defaultPids
-	}
 	s := &specs.Spec{
 		Version: specs.Version,
 		Process: &specs.Process{
 			Terminal:        o.Terminal,
-			Args:            o.Args,
-			Env:             imageEnv(o.Env, o.Terminal),
-			Cwd:             o.Cwd,
+			Args:            args,
+			Env:             env,
+			Cwd:             o.workingDir(),
 			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 			NoNewPrivileges: true,
 		},
@@ -67,84 +89,152 @@ func ForImage(o ImageOptions) (*Bundle, error) {
 		Linux: &specs.Linux{
 			Resources: &specs.LinuxResources{
 				Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
-				Pids:    &specs.LinuxPids{Limit: &pids},
 			},
 			Namespaces:    kinds("pid", "ipc", "uts", "mount", "cgroup"),
-			Seccomp:       o.Seccomp,
 			MaskedPaths:   maskedPaths(),
 			ReadonlyPaths: readonlyPaths(),
 		},
 	}
-	if s.Process.Cwd == "" {
-		s.Process.Cwd = "/"
-	}
-	if o.User != "" {
-		u := &s.Process.User
-		if u.UID, u.GID, _, err = ParseUser(o.User); err != nil {
+	for _, step := range []func(*ImageOptions, *specs.Spec) error{
+		(*ImageOptions).user,
+		(*ImageOptions).limits,
+		(*ImageOptions).security,
+		(*ImageOptions).network,
+		(*ImageOptions).mounts,
+		(*ImageOptions).annotations,
+	} {
+		if err := step(&o, s); err != nil {
 			return nil, err
 		}
 	}
-	if err := imageLimits(s.Linux.Resources, o); err != nil {
-		return nil, err
-	}
-	if err := imageNetwork(s, o.Net); err != nil {
-		return nil, err
-	}
-	for _, v := range o.Volumes {
-		m, err := volume(v)
-		if err != nil {
-			return nil, err
-		}
-		s.Mounts = append(s.Mounts, m)
-	}
-	s.Mounts = append(s.Mounts, o.Mounts...)
 	// What is made here goes the way of every config: checked, and saved as text.
 	return Parse(Encode(s))
 }
 
-func imageEnv(env []string, terminal bool) []string {
-	out := make([]string, 0, len(env)+2)
-	out = append(out, defaultPath)
-	if terminal {
-		out = append(out, "TERM=xterm")
-	}
-	for _, kv := range env {
-		if !strings.Contains(kv, "=") {
-			value, ok := os.LookupEnv(kv)
-			if !ok {
-				continue // as docker -e NAME does
-			}
-			kv += "=" + value
+// command: arguments take the place of Cmd and follow Entrypoint; another entrypoint
+// does not take the image's Cmd, which was made for the old one.
+func (o *ImageOptions) command() []string {
+	entry, cmd := o.Image.Entrypoint, o.Image.Cmd
+	if o.Entrypoint != nil {
+		entry, cmd = nil, nil
+		if *o.Entrypoint != "" {
+			entry = []string{*o.Entrypoint}
 		}
-		name, _, _ := strings.Cut(kv, "=")
-		out = slices.DeleteFunc(out, func(old string) bool { return strings.HasPrefix(old, name+"=") })
-		out = append(out, kv)
 	}
-	return out
+	if len(o.Args) > 0 {
+		cmd = o.Args
+	}
+	return slices.Concat(entry, cmd)
 }
 
-func imageLimits(r *specs.LinuxResources, o ImageOptions) error {
-	if o.Memory != "" {
-		n, err := ParseSize(o.Memory)
-		if err != nil || n > math.MaxInt64 || n == 0 {
-			return fmt.Errorf("memory limit %s is not a size (512m, 2G)", Quote(o.Memory))
+// environment is the image's, then the files', then the options'; of two values of a
+// name the later counts. What a program expects to be there is put in front.
+func (o *ImageOptions) environment() ([]string, error) {
+	var env []string
+	set := func(kv string) {
+		name, _, given := strings.Cut(kv, "=")
+		value, have := "", false
+		if !given { // the caller's own; without one, not the image's either
+			value, have = os.LookupEnv(name)
+			kv = name + "=" + value
 		}
-		limit := int64(n)
-		r.Memory = &specs.LinuxMemory{Limit: &limit}
+		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, name+"=") })
+		if given || have {
+			env = append(env, kv)
+		}
 	}
-	if o.CPUs != 0 {
-		// The kernel's smallest quota is 1 ms in the period of 100 ms.
-		if !(o.CPUs >= 0.01 && o.CPUs <= 1<<16) {
-			return fmt.Errorf("cpus %v is not between 0.01 and 65536", o.CPUs)
+	for _, kv := range o.Image.Env {
+		if name, _, ok := strings.Cut(kv, "="); ok && name != "" { // Docker drops others
+			set(kv)
 		}
-		period, quota := uint64(100000), int64(o.CPUs*100000)
-		r.CPU = &specs.LinuxCPU{Period: &period, Quota: &quota}
+	}
+	for _, file := range o.EnvFiles {
+		list, err := envFile(file)
+		if err != nil {
+			return nil, err
+		}
+		for _, kv := range list {
+			set(kv)
+		}
+	}
+	for _, kv := range o.Env {
+		if kv == "" || kv[0] == '=' {
+			return nil, fmt.Errorf("env %s is not NAME=VALUE or NAME", Quote(kv))
+		}
+		set(kv)
+	}
+	front := []string{defaultPath}
+	if o.Hostname != "" {
+		front = append(front, "HOSTNAME="+o.Hostname)
+	}
+	if o.Terminal {
+		front = append(front, "TERM=xterm")
+	}
+	front = slices.DeleteFunc(front, func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return slices.ContainsFunc(env, func(given string) bool { return strings.HasPrefix(given, name+"=") })
+	})
+	return append(front, env...), nil
+}
+
+// envFile reads Docker's format: a NAME=VALUE or NAME per line, # for comments, no
+// quotes and no escapes.
+func envFile(name string) (list []string, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("env-file: %w", err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimLeftFunc(strings.TrimPrefix(lines.Text(), "\ufeff"), unicode.IsSpace)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		if key, _, _ := strings.Cut(line, "="); key == "" || strings.ContainsFunc(key, unicode.IsSpace) {
+			return nil, fmt.Errorf("env-file %s, line %d: %s is not the name of a variable", name, n, Quote(key))
+		}
+		list = append(list, line)
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("env-file %s: %w", name, err)
+	}
+	return list, nil
+}
+
+func (o *ImageOptions) workingDir() string {
+	switch {
+	case o.Cwd != "":
+		return o.Cwd
+	case o.Image.WorkingDir != "":
+		return path.Join("/", o.Image.WorkingDir)
+	}
+	return "/"
+}
+
+// user: the option, or the image's, or root. It is looked up in the container, numbers
+// too: their group and groups are the container's to say.
+func (o *ImageOptions) user(s *specs.Spec) error {
+	word := o.User
+	if word == "" {
+		word = o.Image.User
+	}
+	if word == "" {
+		word = "0"
+	}
+	if err := CheckUser(word); err != nil {
+		return err
+	}
+	u := &s.Process.User
+	u.Username = word
+	if uid, gid, _, err := ParseUser(word); err == nil { // for whoever reads the config
+		u.UID, u.GID = uid, gid
 	}
 	return nil
 }
 
-func imageNetwork(s *specs.Spec, net string) error {
-	switch {
+func (o *ImageOptions) network(s *specs.Spec) error {
+	switch net := o.Net; {
 	case net == "", net == "none":
 		s.Linux.Namespaces = append(s.Linux.Namespaces, kinds("network")...)
 	case net == "host":
@@ -163,83 +253,28 @@ func imageNetwork(s *specs.Spec, net string) error {
 	return nil
 }
 
-// volume reads -v: SOURCE:TARGET[:OPTIONS]. A read-only one is so with all that is
-// mounted below it; plain ro would leave that writable.
-func volume(v string) (specs.Mount, error) {
-	parts := strings.Split(v, ":")
-	bad := fmt.Errorf("volume %s is not SOURCE:TARGET[:OPTIONS]", Quote(v))
-	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" || !filepath.IsAbs(parts[1]) {
-		return specs.Mount{}, bad
-	}
-	source, err := filepath.Abs(parts[0])
-	if err != nil {
-		return specs.Mount{}, err
-	}
-	m := specs.Mount{Source: source, Destination: parts[1], Type: "bind", Options: []string{"rbind", "nosuid", "nodev"}}
-	propagation := "rprivate"
-	if len(parts) == 3 {
-		for o := range strings.SplitSeq(parts[2], ",") {
-			switch {
-			case o == "ro":
-				m.Options = append(m.Options, "rro")
-			case o == "rw":
-			case Propagation(o):
-				propagation = o
-			case oneOf(o, "exec", "noexec", "suid", "nosuid", "dev", "nodev", "noatime", "relatime", "strictatime", "bind", "rbind"):
-				m.Options = append(m.Options, o)
-			default:
-				return specs.Mount{}, fmt.Errorf("%w: %s is not an option of a volume", bad, Quote(o))
-			}
+func (o *ImageOptions) annotations(s *specs.Spec) error {
+	for _, kv := range o.Annotations {
+		key, value, ok := strings.Cut(kv, "=")
+		if key == "" || !ok {
+			return fmt.Errorf("annotation %s is not KEY=VALUE", Quote(kv))
 		}
+		s.Annotations = set(s.Annotations, key, value)
 	}
-	m.Options = append(m.Options, propagation)
-	return m, nil
+	signal := o.StopSignal
+	if signal == "" {
+		signal = o.Image.StopSignal
+	}
+	if signal != "" {
+		s.Annotations = set(s.Annotations, AnnotationStopSignal, signal)
+	}
+	return nil
 }
 
-// dockerCapabilities is Docker's default set, changed as asked; ALL first, then names.
-func dockerCapabilities(add, drop []string) ([]string, error) {
-	set := map[string]bool{}
-	for _, c := range []string{
-		"CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
-		"CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
-	} {
-		set[c] = true
+func set(m map[string]string, key, value string) map[string]string {
+	if m == nil {
+		m = map[string]string{}
 	}
-	change := func(list []string, to bool) error {
-		for _, name := range list {
-			full := strings.ToUpper(name)
-			if full == "ALL" {
-				continue
-			}
-			if !strings.HasPrefix(full, "CAP_") {
-				full = "CAP_" + full
-			}
-			if Capability(full) < 0 {
-				return fmt.Errorf("capability %s does not exist (see capabilities(7))", Quote(name))
-			}
-			set[full] = to
-		}
-		return nil
-	}
-	all := func(list []string) bool {
-		return slices.ContainsFunc(list, func(s string) bool { return strings.EqualFold(s, "ALL") })
-	}
-	if all(add) || all(drop) {
-		for _, c := range capabilityNames {
-			set[c] = all(add) // --cap-add ALL --cap-drop ALL: Docker adds
-		}
-	}
-	if err := change(add, true); err != nil {
-		return nil, err
-	}
-	if err := change(drop, false); err != nil {
-		return nil, err
-	}
-	out := []string{}
-	for _, c := range capabilityNames {
-		if set[c] {
-			out = append(out, c)
-		}
-	}
-	return out, nil
+	m[key] = value
+	return m
 }

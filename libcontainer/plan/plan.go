@@ -16,10 +16,11 @@ import (
 // Options are what the command line adds to the spec.
 type Options struct {
 	ID            string
-	Bundle        string // absolute
-	StateDir      string // this container's directory below --root
-	Image         string // --image, or annotation org.thinrun.image
-	RootfsSize    string // --rootfs-size, as the user wrote it ("20G"); "": the image's own
+	Bundle        string   // absolute
+	StateDir      string   // this container's directory below --root
+	Image         string   // --image, or annotation org.thinrun.image
+	RootfsSize    string   // --rootfs-size, as the user wrote it ("20G"); "": the image's own
+	Dirs          []string // the image's volumes
 	NoPivot       bool
 	NoNewKeyring  bool
 	PreserveFDs   int

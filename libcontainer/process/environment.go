@@ -58,18 +58,6 @@ func lastOfEach(env []string) ([]string, error) {
 	return out, nil
 }
 
-// MakeCwd creates the working directory as root, in the container's root and before
-// that is made read-only; images need not have it (runc does the same).
-func (c *Config) MakeCwd() error {
-	if c.Cwd == "" {
-		return nil
-	}
-	if err := os.MkdirAll(c.Cwd, 0o755); err != nil {
-		return fmt.Errorf("process.cwd %q: %w", c.Cwd, err)
-	}
-	return nil
-}
-
 // tryCwd goes to the working directory with the rights we still have. Root may enter
 // what the user may not; the other way round (NFS with root_squash) Chdir tries again.
 func (c *Config) tryCwd() { c.inCwd = unix.Chdir(c.Cwd) == nil }

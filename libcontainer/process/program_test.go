@@ -203,25 +203,6 @@ func TestCwd(t *testing.T) {
 	}
 }
 
-func TestMakeCwd(t *testing.T) {
-	dir := tree(t, map[string]os.FileMode{"file": 0o644})
-	c := Config{Cwd: dir + "/a/b"}
-	for range 2 {
-		if err := c.MakeCwd(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if st, err := os.Stat(c.Cwd); err != nil || !st.IsDir() {
-		t.Errorf("%v, %v", st, err)
-	}
-	c.Cwd = dir + "/file/x"
-	if err := c.MakeCwd(); err == nil {
-		t.Error("a directory below a file")
-	} else {
-		wantError(t, err.Error(), "process.cwd", "not a directory")
-	}
-}
-
 func TestLimits(t *testing.T) {
 	limit := func(args ...string) Config {
 		return Config{Args: append([]string{"/bin/sh", "-c", "ulimit -Sn; ulimit -Hn; ulimit -c"}, args...)}

@@ -1,0 +1,60 @@
+package libcontainer
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"thinrun/image"
+	"thinrun/libcontainer/bundle"
+	"thinrun/libcontainer/plan"
+	"thinrun/libcontainer/seccomp"
+)
+
+// imageBundle makes the config of run --image out of what the image says and the options.
+// The image is held until release: what is read here must be what the root is made of.
+func (rt *Runtime) imageBundle(id string, opt *RunOptions) (_ func(), err error) {
+	root, err := filepath.Abs(rt.Root)
+	if err != nil {
+		return nil, err
+	}
+	storageDir, err := rt.storageDir()
+	if err != nil {
+		return nil, err
+	}
+	img, release, err := image.Open(storageDir).Use(opt.Image)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	o := *opt.ImageOptions
+	if o.Hostname == "" {
+		o.Hostname = id
+	}
+	o.Image = bundle.ImageConfig{
+		Env: img.Config.Env, Entrypoint: img.Config.Entrypoint, Cmd: img.Config.Cmd,
+		User: img.Config.User, WorkingDir: img.Config.WorkingDir, StopSignal: img.Config.StopSignal,
+	}
+	if o.StopSignal != "" {
+		if _, err := ParseSignal(o.StopSignal); err != nil {
+			return nil, fmt.Errorf("stop-signal: %w", err)
+		}
+	}
+	if opt.Spec, err = bundle.ForImage(o); err != nil {
+		return nil, err
+	}
+	opt.image, opt.Spec.Dir = img, filepath.Join(root, id)
+	spec := opt.Spec.Spec
+	if !o.Unfiltered() {
+		var caps uint64
+		for _, name := range spec.Process.Capabilities.Bounding {
+			caps |= 1 << bundle.Capability(name)
+		}
+		spec.Linux.Seccomp = plan.SeccompSection(seccomp.Default(caps))
+	}
+	opt.Spec.Raw = bundle.Encode(spec) // what exec will read
+	return release, nil
+}
