@@ -1,0 +1,159 @@
+package storage
+
+import (
+	"testing"
+	"time"
+
+	"thinrun/tests/crash/step"
+)
+
+// TestKilledImage: an image is there with all of its layers, or nothing is.
+func TestKilledImage(t *testing.T) {
+	drivers(t, func(t *testing.T, p *place) {
+		p.withPool()
+		one, two := p.tree("one"), p.tree("two, which is longer")
+		p.ok("image", "import", "base", one)
+		p.t.Cleanup(func() { p.ok("image", "rm", "base") })
+		p.ok("run", "--image", "base", "warm-up", "true") // directories that stay
+		p.sweep(verb{
+			name: "import", args: []string{"image", "import", "x", two},
+			undo:  func(p *place) { p.ok("image", "rm", "x") },
+			holds: func(p *place, what string, done bool) { p.version(what, "x", "two, which is longer", done) },
+		})
+		p.sweep(verb{
+			name: "import over another", args: []string{"image", "import", "x", two},
+			before: func(p *place) {
+				if !p.has("x") {
+					p.ok("image", "import", "x", one)
+				}
+			},
+			undo: func(p *place) { p.ok("image", "import", "x", one) },
+			holds: func(p *place, what string, done bool) {
+				p.version(what, "x", map[bool]string{false: "one", true: "two, which is longer"}[done], true)
+			},
+		})
+		if p.has("x") {
+			p.ok("image", "rm", "x")
+		}
+		p.sweep(verb{
+			name: "image rm", args: []string{"image", "rm", "x"}, over: "no such image",
+			before: func(p *place) {
+				if !p.has("x") {
+					p.ok("image", "import", "x", two)
+				}
+			},
+			holds: func(p *place, what string, done bool) { p.version(what, "x", "two, which is longer", !done) },
+		})
+		if p.has("x") {
+			p.ok("image", "rm", "x")
+		}
+		p.sweep(verb{
+			name: "run", runs: true, args: []string{"run", "--image", "base", "killed", "cat", "/version"},
+			next: [][]string{{"gc"}, {"delete", "--force", "killed"}},
+		})
+	})
+}
+
+// TestKilledGC: what a killed gc has begun the next one ends.
+func TestKilledGC(t *testing.T) {
+	drivers(t, func(t *testing.T, p *place) {
+		p.withPool()
+		one, two := p.tree("one"), p.tree("two")
+		p.ok("image", "import", "base", one)
+		p.t.Cleanup(func() { p.ok("image", "rm", "base") })
+		p.ok("run", "--image", "base", "warm-up", "true")
+		clean := p.look()
+		imports := p.took("image", "import", "x", two)
+		p.ok("image", "rm", "x")
+		runs := p.took("run", "--image", "base", "half", "true")
+		p.sweep(verb{
+			name: "gc", args: []string{"gc"}, ends: true,
+			before: func(p *place) {
+				// Two imports and a container, killed half-way and later.
+				for i := time.Duration(1); p.look().diff(clean) == ""; i++ {
+					step.After(p.t, imports/2+i*imports/32, false, p.starter("image", "import", "x", two))
+					step.After(p.t, imports*3/4, false, p.starter("image", "import", "x", two))
+					step.After(p.t, runs/2, true, p.starter("run", "--image", "base", "half", "true"))
+					if p.has("x") {
+						p.ok("image", "rm", "x")
+					}
+				}
+			},
+			holds: func(p *place, what string, _ bool) {
+				if d := p.settled(clean).diff(clean); d != "" {
+					p.t.Errorf("%s:\n%s", what, d)
+				}
+			},
+		})
+	})
+}
+
+// TestKilledPool: a pool is there or not; half a pool is no pool, and in nobody's way.
+func TestKilledPool(t *testing.T) {
+	drivers(t, func(t *testing.T, p *place) {
+		if p.control == nil {
+			t.Skip("native only: overlay has no pool")
+		}
+		p.ok(poolCreate...)
+		p.ok("pool", "destroy") // the lock's file stays
+		p.sweep(verb{
+			name: "pool create", args: poolCreate, over: "exists",
+			undo: func(p *place) { p.ok("pool", "destroy") },
+		})
+		p.sweep(verb{
+			name: "pool destroy", args: []string{"pool", "destroy"}, over: "no pool",
+			before: func(p *place) {
+				if p.pool() == "" {
+					p.ok(poolCreate...)
+				}
+			},
+		})
+		if p.pool() == "" {
+			p.ok(poolCreate...)
+		}
+		one := p.tree("one")
+		p.ok("image", "import", "base", one)
+		p.ok("run", "--image", "base", "warm-up", "true")
+		p.sweep(verb{
+			name: "activation", args: []string{"gc"}, ends: true,
+			before: func(p *place) { p.deactivate() },
+			next:   [][]string{{"gc"}, {"run", "--image", "base", "next", "true"}},
+		})
+		p.ok("image", "rm", "base")
+		p.ok("pool", "destroy")
+	})
+}
+
+// deactivate takes the pool's device away, as a boot would.
+func (p *place) deactivate() {
+	p.t.Helper()
+	if name := p.pool(); name != "" {
+		_, err := p.control.Remove(name, false)
+		check(p.t, err)
+	}
+}
+
+// has tells whether there is an image of that name.
+func (p *place) has(name string) bool {
+	for _, img := range p.records() {
+		if img.Name == name+":latest" {
+			return true
+		}
+	}
+	return false
+}
+
+// version runs an image and compares what it holds; there: whether it must be there.
+func (p *place) version(what, name, want string, there bool) {
+	p.t.Helper()
+	if p.has(name) != there {
+		p.t.Errorf("%s: image %s: there: %v, want %v", what, name, !there, there)
+		return
+	}
+	if !there {
+		return
+	}
+	if code := p.run("run", "--image", name, "looks", "cat", "/version"); code != 0 || p.said() != want {
+		p.t.Errorf("%s: run --image %s: exit code %d, it has version %q, want %q", what, name, code, p.said(), want)
+	}
+}

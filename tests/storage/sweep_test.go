@@ -1,0 +1,205 @@
+package storage
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"thinrun/tests/box"
+	"thinrun/tests/crash/step"
+)
+
+// verb is a command that is killed. It takes the place from one state to another; killed,
+// and followed by one more command, the place must be in one of the two.
+type verb struct {
+	name string
+	args []string
+	// before makes what the command works on, where it is not there. Nil: nothing.
+	before func(p *place)
+	// undo goes back after the command has done its work.
+	undo func(p *place)
+	// next are the commands that may come next, in turn; nil: gc.
+	next [][]string
+	// runs: it starts a program, which may outlive it. gc has to wait for its end.
+	runs bool
+	// over is what the command says when it is repeated after it was done; "": it can be
+	// done again.
+	over string
+	// ends: whatever comes next ends what the killed one has begun.
+	ends bool
+	// holds checks more of a state, every third time.
+	holds func(p *place, what string, done bool)
+}
+
+// points is how often each verb is killed: THINRUN_SWEEP, or what make test has time for.
+func points(t *testing.T) int {
+	t.Helper()
+	if word := os.Getenv("THINRUN_SWEEP"); word != "" {
+		n, err := strconv.Atoi(word)
+		check(t, err)
+		return n
+	}
+	if box.InLab() {
+		return 10
+	}
+	return 50
+}
+
+// sweep kills a verb that often: most of them before one of its system calls that change
+// something, the others after a time, at the pace it has without a tracer. Alternately the
+// command alone and all that it has started. In turn the next command is gc, the same
+// command again, or what the verb says.
+func (p *place) sweep(v verb) {
+	p.t.Helper()
+	p.t.Run(strings.ReplaceAll(v.name, " ", "-"), func(t *testing.T) {
+		q := *p
+		q.t = t
+		q.kills(v, points(t))
+	})
+}
+
+func (p *place) kills(v verb, points int) {
+	if v.before == nil {
+		v.before = func(*place) {}
+	}
+	if v.undo == nil {
+		v.undo = func(*place) {}
+	}
+	next := v.next
+	if next == nil {
+		next = [][]string{{"gc"}, v.args}
+	}
+	// Once without a kill, and once for the stepper: what the two states look like, how
+	// long it takes, and what it calls.
+	v.before(p)
+	before := p.look()
+	duration := p.took(v.args...)
+	after := p.settled(nil)
+	for range 2 {
+		v.undo(p)
+		v.before(p)
+		duration = min(duration, p.took(v.args...))
+	}
+	v.undo(p)
+	v.before(p)
+	if d := p.settled(before).diff(before); d != "" && !v.ends {
+		p.t.Fatalf("%s, not killed and undone:\n%s", v.name, d)
+	}
+	calls, _ := step.Before(p.t, step.Never, false, p.starter(v.args...))
+	if d := p.settled(after).diff(after); d != "" {
+		p.t.Fatalf("%s, traced:\n%s", v.name, d)
+	}
+	v.undo(p)
+	at := choose(calls, points*3/5)
+	var steps, times, late, again, finished int
+	for i := range points {
+		v.before(p)
+		tree, victim := i%2 == 1, "it alone"
+		if tree {
+			victim = "all of it"
+		}
+		var what string
+		if i < len(at) {
+			made, hit := step.Before(p.t, at[i], tree, p.starter(v.args...))
+			what = fmt.Sprintf("%s traced and not killed", v.name)
+			if hit {
+				steps++
+				what = fmt.Sprintf("%s, %s killed before call %d of %d (%v)", v.name, victim, at[i], len(calls), made[at[i]-1])
+			}
+		} else {
+			times++
+			// Multiples of the golden ratio, less their whole part, are spread evenly however
+			// many there are.
+			_, part := math.Modf(float64(times) * math.Phi)
+			d := time.Duration(part * float64(duration))
+			what = fmt.Sprintf("%s, %s killed after %v", v.name, victim, d)
+			if step.After(p.t, d, tree, p.starter(v.args...)) {
+				late++
+			}
+		}
+		args := next[i%len(next)]
+		repeated := slices.Equal(args, v.args)
+		code := p.run(args...)
+		over := code != 0 && repeated && v.over != "" && strings.Contains(p.said(), v.over)
+		if code != 0 && !over {
+			p.t.Errorf("%s, then %q: exit code %d: %s", what, args, code, p.said())
+		}
+		got := p.settled(before, after)
+		if v.runs && got.diff(after) != "" {
+			p.ok("gc")
+			got = p.settled(before, after)
+		}
+		if repeated && len(got.minus(after)) > 0 {
+			// What a killed one has finished and not yet named is for gc.
+			again++
+			p.spare(what, got, after, over)
+			p.ok("gc")
+			got = p.settled(after)
+		}
+		undone, done := got.diff(before), got.diff(after)
+		switch {
+		case (repeated || v.ends) && done != "":
+			p.t.Errorf("%s, then %q:\n%s", what, args, done)
+		case undone != "" && done != "":
+			p.t.Errorf("%s, then %q:\n  if it was not done:\n%s  if it was:\n%s", what, args, undone, done)
+		}
+		if v.holds != nil && i%3 == 0 {
+			v.holds(p, what, done == "")
+		}
+		if p.t.Failed() {
+			p.t.FailNow() // the rest would say the same
+		}
+		if done == "" {
+			finished++
+			v.undo(p)
+		}
+	}
+	p.t.Logf("%s: %d kills before one of %d calls, %d after a time up to %v (%d came too late); done in the end %d times; gc had to help the repeated one %d times",
+		v.name, steps, len(calls), times-late, duration, late, finished, again)
+	if v.ends {
+		return
+	}
+	v.before(p)
+	if d := p.settled(before).diff(before); d != "" {
+		p.t.Errorf("%s, at last:\n%s", v.name, d)
+	}
+}
+
+// spare is what may be left for gc after the command was repeated: what the killed one had
+// sealed or removed under a name that nobody knows. Where the repeated one had nothing to
+// do any more, also the claim of the killed one.
+func (p *place) spare(what string, got, want view, over bool) {
+	p.t.Helper()
+	allowed := []string{"thin id of a layer that no image names", "file /pool/layers/*", "file /overlay/layers/", "tree /overlay/layers/"}
+	if over {
+		allowed = append(allowed, "thin id of a command", "file /pool/claims/open/*")
+	}
+	for _, line := range got.minus(want) {
+		if !slices.ContainsFunc(allowed, func(begin string) bool { return strings.HasPrefix(line, begin) }) {
+			p.t.Errorf("%s, then again: left over: %s", what, line)
+		}
+	}
+}
+
+// choose spreads about n points over the calls of a command. Of calls that come many times
+// (those that write a tree's files) it takes no more than the first few.
+func choose(calls []step.Call, n int) (at []int) {
+	const enough = 12
+	seen := map[step.Call]int{}
+	var candidates []int
+	for i, c := range calls {
+		if seen[c]++; seen[c] <= enough {
+			candidates = append(candidates, i+1)
+		}
+	}
+	n = min(n, len(candidates))
+	for i := range n {
+		at = append(at, candidates[i*len(candidates)/n])
+	}
+	return at
+}
