@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"text/tabwriter"
 	"time"
 
@@ -17,24 +16,7 @@ func imageCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "image",
 		Usage: "keep root file systems to run containers from",
-		Subcommands: []*cli.Command{
-			{
-				Name:        "import",
-				Usage:       "make an image out of a directory or a tar",
-				ArgsUsage:   "NAME SOURCE",
-				Description: "SOURCE is a directory, or a tar file (plain, gzip or zstd), or - for standard input.\n\nExample: thinrun image import debian debian.tar.zst",
-				Action: func(c *cli.Context) error {
-					if c.NArg() != 2 {
-						return errors.New("wants a name and a directory or a tar (- for standard input)")
-					}
-					img, err := runtimeOf(c).ImportImage(c.Context, c.Args().Get(0), c.Args().Get(1), os.Stdin)
-					if err != nil {
-						return err
-					}
-					fmt.Fprintf(c.App.Writer, "%s %s (%s)\n", img.Name, size(img.Size), img.Driver)
-					return nil
-				},
-			},
+		Subcommands: append(transferCommands(), []*cli.Command{
 			{
 				Name:    "list",
 				Aliases: []string{"ls"},
@@ -60,7 +42,7 @@ func imageCommand() *cli.Command {
 					return runtimeOf(c).RemoveImage(name)
 				},
 			},
-		},
+		}...),
 	}
 }
 

@@ -3,19 +3,16 @@ package libcontainer
 import (
 	"context"
 	"errors"
-	"io"
 
 	"thinrun/image"
 	"thinrun/libcontainer/state"
 )
 
-// ImportImage makes an image out of a directory or a tar.
-func (rt *Runtime) ImportImage(ctx context.Context, name, source string, stdin io.Reader) (*image.Image, error) {
+// ImportImage makes an image of what src holds; who opened src closes it. progress may be
+// nil.
+func (rt *Runtime) ImportImage(ctx context.Context, name string, src *image.Source, progress func(image.Progress)) (*image.Image, error) {
 	storageDir, err := rt.storageDir()
 	if err != nil {
-		return nil, err
-	}
-	if _, err := image.ParseName(name); err != nil {
 		return nil, err
 	}
 	driver, err := rt.chosenDriver()
@@ -26,13 +23,8 @@ func (rt *Runtime) ImportImage(ctx context.Context, name, source string, stdin i
 	if err != nil {
 		return nil, err
 	}
-	src, err := image.Plain(source, stdin)
-	if err != nil {
-		return nil, err
-	}
-	defer src.Close()
 	return image.Open(storageDir).Import(ctx, image.Import{
-		Name: name, Source: src, Driver: driver, Layers: d, InUse: rt.usersOf, Note: rt.Warn,
+		Name: name, Source: src, Driver: driver, Layers: d, InUse: rt.usersOf, Note: rt.Warn, Progress: progress,
 	})
 }
 

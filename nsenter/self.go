@@ -152,6 +152,11 @@ func memfdSelf() (*os.File, error) {
 		return nil, err
 	}
 	defer src.Close()
+	return sealedMemfd(src)
+}
+
+// sealedMemfd is an executable copy that nobody can write to.
+func sealedMemfd(src io.Reader) (*os.File, error) {
 	// MFD_EXEC is Linux 6.3; before it every memfd is executable.
 	fd, err := unix.MemfdCreate("thinrun", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) {

@@ -1,0 +1,63 @@
+//go:build !split
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"thinrun/image"
+	"thinrun/image/transfer"
+
+	"github.com/urfave/cli/v2"
+)
+
+func pullImage(c *cli.Context) error {
+	ref, name := c.Args().Get(0), c.Args().Get(1)
+	switch c.NArg() {
+	case 1:
+		name = nameOf(ref)
+	case 2:
+	default:
+		return errors.New("wants an image's reference, and perhaps a name for it here")
+	}
+	return bring(c, name, "docker://"+strings.TrimPrefix(ref, "docker://"), transfer.Options{
+		Insecure:    !c.Bool("tls-verify"),
+		Credentials: c.String("creds"),
+	})
+}
+
+func importImage(c *cli.Context) error {
+	if c.NArg() != 2 {
+		return errors.New("wants a name and a directory, a tar, oci:DIR, oci-archive:FILE or docker-archive:FILE (- for standard input)")
+	}
+	return bring(c, c.Args().Get(0), c.Args().Get(1), transfer.Options{Stdin: os.Stdin})
+}
+
+// bring makes an image of what lies elsewhere.
+func bring(c *cli.Context, name, what string, opt transfer.Options) error {
+	if _, err := image.ParseName(name); err != nil { // before anybody is asked for it
+		return err
+	}
+	opt.Platform, opt.Spool = c.String("platform"), spoolDir(c)
+	show := newProgress(os.Stderr, c.Bool("quiet"))
+	opt.Progress = show.transferred
+	src, err := transfer.Open(c.Context, what, opt)
+	if err != nil {
+		return err
+	}
+	show.begin(src)
+	img, err := runtimeOf(c).ImportImage(c.Context, name, src, show.unpacked)
+	show.end()
+	if err := errors.Join(err, src.Close()); err != nil {
+		return err
+	}
+	if c.Bool("quiet") {
+		fmt.Fprintln(c.App.Writer, img.Name)
+		return nil
+	}
+	fmt.Fprintf(c.App.Writer, "%s %s (%s)\n", img.Name, size(img.Size), img.Driver)
+	return nil
+}
