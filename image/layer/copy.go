@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"strconv"
@@ -27,7 +26,7 @@ type inode struct{ dev, ino uint64 }
 
 // Copy copies what is in the directory src to root.
 func Copy(ctx context.Context, root, src *os.File, o Options) (Done, error) {
-	t := newTree(ctx, root, o.Note)
+	t := newTree(ctx, root, o)
 	defer t.close()
 	err := copyDir(t, src, o.Storage)
 	if err == nil {
@@ -130,7 +129,7 @@ func (c *copier) one(dir int, name, p string) (sub *os.File, err error) {
 			return nil, err
 		}
 		defer src.Close()
-		e.write = func(dst *os.File) error { return c.content(dst, src, e.size) }
+		e.write = func(fd int) (int64, error) { return c.content(fd, int(src.Fd()), e.size) }
 	}
 	if err := c.t.add(e); err != nil || !isDir || leave != "" {
 		return nil, err
@@ -221,38 +220,43 @@ func grow(get func([]byte) (int, error)) ([]byte, error) {
 
 // content copies the data and leaves the holes, without reading them: a hole can be
 // larger than any disk.
-func (c *copier) content(dst, src *os.File, size int64) error {
-	for at := int64(0); at < size; {
-		if err := c.t.ctx.Err(); err != nil {
-			return err
-		}
-		start, err := unix.Seek(int(src.Fd()), at, unix.SEEK_DATA)
+func (c *copier) content(dst, src int, size int64) (at int64, err error) {
+	for at < size {
+		start, err := unix.Seek(src, at, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
-			return nil // only hole from here
+			return at, nil // only hole from here
 		}
 		if err != nil {
-			return err
+			return at, err
 		}
-		end, err := unix.Seek(int(src.Fd()), start, unix.SEEK_HOLE)
+		end, err := unix.Seek(src, start, unix.SEEK_HOLE)
 		if err != nil {
-			return err
+			return at, err
 		}
 		end = min(end, size)
 		if start >= end {
-			return nil
+			return at, nil
 		}
-		if _, err := src.Seek(start, io.SeekStart); err != nil {
-			return err
+		for at = start; at < end; {
+			if err := c.t.ctx.Err(); err != nil {
+				return at, err
+			}
+			buf := c.t.buf[:min(int64(len(c.t.buf)), end-at)]
+			n, err := unix.Pread(src, buf, at)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err == nil && n == 0 {
+				err = errors.New("shrank while it was read")
+			}
+			if err == nil {
+				err = pwrite(dst, buf[:n], at)
+			}
+			if err != nil {
+				return at, err
+			}
+			at += int64(n)
 		}
-		if _, err := dst.Seek(start, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := io.CopyN(dst, src, end-start); errors.Is(err, io.EOF) {
-			return errors.New("shrank while it was read")
-		} else if err != nil {
-			return err
-		}
-		at = end
 	}
-	return nil
+	return at, nil
 }
