@@ -31,6 +31,9 @@ func (p *pool) activate() error {
 			return err
 		}
 	}
+	if err := p.finishRenewal(); err != nil {
+		return err
+	}
 	sb, err := p.superblock()
 	if err != nil {
 		return err

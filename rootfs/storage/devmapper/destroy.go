@@ -199,6 +199,11 @@ func (p *pool) forget() error {
 			return p.fail("%w", err)
 		}
 	}
+	for _, path := range []string{p.renewalPath(), p.renewalPath() + ".tmp"} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return p.fail("%w", err)
+		}
+	}
 	p.step("remove record")
 	if err := removeDurable(p.recordPath()); err != nil {
 		return p.fail("%w", err)

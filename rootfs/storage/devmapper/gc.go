@@ -3,6 +3,7 @@ package devmapper
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -251,38 +252,17 @@ func (d *Driver) collectTemporary() error {
 	return nil
 }
 
-// thins lists the pool's thin devices, through a metadata snapshot, which stays as it is
-// while containers write. The caller holds the lock alone: a pool has one such snapshot.
+// thins lists the pool's thin devices. The caller holds the lock alone, so that a metadata
+// snapshot that is there already is a dead reader's.
 func (p *pool) thins() (list []thinmeta.Thin, err error) {
-	p.step("reserve metadata snapshot")
-	err = p.message("reserve_metadata_snap")
-	if errors.Is(err, unix.EBUSY) { // a killed process had it
-		if err = p.message("release_metadata_snap"); err == nil {
-			err = p.message("reserve_metadata_snap")
-		}
-	}
+	meta, err := p.metadata()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, p.message("release_metadata_snap")) }()
-	p.step("read metadata snapshot")
-	r, err := p.metadata()
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	sb, err := thinmeta.ReadSuperblock(r, 0)
-	if err == nil && sb.HeldRoot == 0 {
-		err = fmt.Errorf("no metadata snapshot in the superblock: %w", thinmeta.ErrDamaged)
-	}
-	if err == nil {
-		sb, err = thinmeta.ReadSuperblock(r, sb.HeldRoot)
-	}
-	if err == nil {
+	defer meta.Close()
+	err = p.reserved(meta, func(r io.ReaderAt, sb *thinmeta.Superblock) (err error) {
 		list, err = sb.Thins(r)
-	}
-	if err != nil {
-		return nil, p.fail("%s: %w", p.meta.path, err)
-	}
-	return list, nil
+		return err
+	})
+	return list, err
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -346,31 +347,36 @@ func TestUsageAgreesWithThinDump(t *testing.T) {
 		}
 	}
 	rnd := rand.New(rand.NewSource(1))
-	for range 20 { // groups at random: some devices in none
-		group := map[uint32]int{}
+	for range 40 { // groups at random, that overlap: some devices in none, some in many
+		const many = 4
+		of := map[uint32][]int{}
 		for id := range all {
-			group[id] = rnd.Intn(6) - 2
-		}
-		want := make([]uint64, 4)
-		for _, ids := range owners {
-			only, first := -1, true
-			for id := range ids {
-				if g := group[id]; g < 0 || !first && g != only {
-					only, first = -2, false
-				} else if first {
-					only, first = g, false
+			for g := range many {
+				if rnd.Intn(3) == 0 {
+					of[id] = append(of[id], g)
 				}
 			}
-			if only >= 0 {
-				want[only]++
+		}
+		want := make([]uint64, many)
+		for _, ids := range owners {
+			for g := range many {
+				outside := 0
+				for id := range ids {
+					if !slices.Contains(of[id], g) {
+						outside++
+					}
+				}
+				if outside == 0 {
+					want[g]++
+				}
 			}
 		}
-		got, err := s.Exclusive(r, 4, func(id uint32) int { return group[id] })
-		if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("groups %v: %v, %v; want %v", group, got, err, want)
+		got, err := s.Exclusive(r, many, func(id uint32) []int { return of[id] })
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("groups %v: %v, %v; want %v", of, got, err, want)
 		}
 	}
-	groups, err := s.Exclusive(r, 1, func(uint32) int { return 0 })
+	groups, err := s.Exclusive(r, 1, func(uint32) []int { return []int{0} })
 	if err != nil || groups[0] != s.Data.Used {
 		t.Errorf("all in one group: %v, %v; want %d", groups, err, s.Data.Used)
 	}
@@ -528,7 +534,7 @@ func FuzzMetadata(f *testing.F) {
 		s.Thin(r, 5005)
 		s.Mapping(r, 5005, 3)
 		s.Differ(r, 5005, 29029)
-		s.Exclusive(r, 3, func(id uint32) int { return int(id % 4) })
+		s.Exclusive(r, 3, func(id uint32) []int { return [][]int{{0}, {0, 2}, {1, 2}, nil}[id%4] })
 		s.Renewal(r, func(uint64, []byte) error { return nil })
 	})
 }

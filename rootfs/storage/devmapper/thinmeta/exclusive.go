@@ -1,81 +1,107 @@
 package thinmeta
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 )
 
-// Owners of nodes and data blocks: nobody yet, more than one, or a group's number.
-const (
-	nobody = 0
-	shared = -1
-)
-
-// Exclusive counts, per group of thin devices, the data blocks that nobody else maps;
-// group tells the group of an id, from 0 to groups-1, or -1 for one that stands for itself.
-// Each node is visited at most twice: by the first who comes to it, and by the second,
-// after whom it is shared with all that is below, whoever comes next. So the cost is in
-// the size of the metadata, not in how many devices share it.
-func (s *Superblock) Exclusive(r io.ReaderAt, groups int, group func(id uint32) int) ([]uint64, error) {
+// Exclusive counts, per group of thin devices, the data blocks that nobody outside of the
+// group maps. of tells the groups of an id, by number and in order: none, one or, where
+// groups overlap, several.
+//
+// A node or block belongs to those groups that all devices who reach it are in. Each
+// device brings its groups to its root, and what that leaves of the root's groups goes
+// down the tree, as far as it still takes any away. So a node is visited once by the
+// first who reaches it, and once more each time it loses groups: where groups do not
+// overlap twice, however many devices share it.
+func (s *Superblock) Exclusive(r io.ReaderAt, groups int, of func(id uint32) []int) ([]uint64, error) {
 	roots, err := s.Roots(r)
 	if err != nil {
 		return nil, err
 	}
-	o := owners{r: r, data: s.Data.Total, nodes: map[uint64]int32{}, blocks: pages[int32]{}, own: make([]int64, groups+1)}
-	other := int32(groups)
+	o := owners{r: r, data: s.Data.Total, nodes: map[uint64]int32{}, blocks: pages[int32]{}, own: map[int32]int64{},
+		sets: [][]int{nobody: nil}, known: map[string]int32{}, met: map[[2]int32]int32{}}
+	// Those in few groups first: what they have been to hardly anybody comes to again.
+	slices.SortStableFunc(roots, func(a, b Root) int { return cmp.Compare(len(of(a.ID)), len(of(b.ID))) })
 	for _, root := range roots {
-		g := int32(group(root.ID))
-		if g < 0 || int(g) >= groups {
-			other++
-			g = other - 1
-		}
-		if err := o.reach(root.Block, g+1, maxDepth); err != nil {
+		if err := o.reach(root.Block, o.set(of(root.ID)), maxDepth); err != nil {
 			return nil, fmt.Errorf("mappings of thin device %d: %w", root.ID, err)
 		}
 	}
 	counts := make([]uint64, groups)
-	for g := range counts {
-		counts[g] = uint64(o.own[g])
+	for set, n := range o.own {
+		for _, g := range o.sets[set] {
+			counts[g] += uint64(n)
+		}
 	}
 	return counts, nil
 }
 
+// nobody has been to a node yet. It is no set; that of no groups has a number of its own.
+const nobody = 0
+
 type owners struct {
 	r      io.ReaderAt
 	data   uint64
-	nodes  map[uint64]int32
+	nodes  map[uint64]int32 // number of the set of groups
 	blocks pages[int32]
-	own    []int64 // by group; the last is all others
+	own    map[int32]int64 // data blocks, by set
+
+	sets  [][]int
+	known map[string]int32
+	met   map[[2]int32]int32
 }
 
-// next is what somebody becomes by g's coming, and false when nothing changes.
-func next(now, g int32) (int32, bool) {
-	switch now {
-	case nobody:
-		return g, true
-	case g, shared:
-		return now, false
+// set numbers a set of groups.
+func (o *owners) set(groups []int) int32 {
+	key := fmt.Sprint(groups)
+	n, ok := o.known[key]
+	if !ok {
+		n = int32(len(o.sets))
+		o.sets = append(o.sets, groups)
+		o.known[key] = n
 	}
-	return shared, true
+	return n
 }
 
-func (o *owners) reach(block uint64, g int32, depth int) error {
-	now, changed := next(o.nodes[block], g)
-	if !changed {
+// meet is what is in both of two sets.
+func (o *owners) meet(a, b int32) int32 {
+	if a == b || a == nobody {
+		return b
+	}
+	n, ok := o.met[[2]int32{a, b}]
+	if !ok {
+		var both []int
+		for _, g := range o.sets[a] {
+			if _, in := slices.BinarySearch(o.sets[b], g); in {
+				both = append(both, g)
+			}
+		}
+		n = o.set(both)
+		o.met[[2]int32{a, b}] = n
+	}
+	return n
+}
+
+func (o *owners) reach(block uint64, set int32, depth int) error {
+	was := o.nodes[block]
+	if set = o.meet(was, set); set == was {
 		return nil
 	}
 	if depth == 0 {
 		return fmt.Errorf("block %d: tree deeper than %d: %w", block, maxDepth, ErrDamaged)
 	}
-	o.nodes[block] = now
+	o.nodes[block] = set
 	n, err := readNode(o.r, block, 8, make([]byte, BlockSize))
 	if err != nil {
 		return err
 	}
 	for i := range n.entries {
 		if !n.leaf {
-			if err := o.reach(n.child(i), now, depth-1); err != nil {
+			if err := o.reach(n.child(i), set, depth-1); err != nil {
 				return err
 			}
 			continue
@@ -84,21 +110,14 @@ func (o *owners) reach(block uint64, g int32, depth int) error {
 		if data >= o.data {
 			return fmt.Errorf("block %d: data block %d of %d: %w", block, data, o.data, ErrDamaged)
 		}
-		was := o.blocks.at(data)
-		is, changed := next(*was, now)
-		if changed {
-			o.add(*was, -1)
-			o.add(is, 1)
-			*was = is
+		at := o.blocks.at(data)
+		if now := o.meet(*at, set); now != *at {
+			o.own[*at]--
+			o.own[now]++
+			*at = now
 		}
 	}
 	return nil
-}
-
-func (o *owners) add(g int32, n int64) {
-	if g > 0 {
-		o.own[min(int(g)-1, len(o.own)-1)] += n
-	}
 }
 
 // pages is a sparse array.

@@ -1,0 +1,211 @@
+package devmapper
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage/devmapper/dm"
+	"thinrun/rootfs/storage/devmapper/thinmeta"
+)
+
+// Renew sets the pool's clock of snapshots back to 1, so that it can make another 2^24
+// (clockLimit). No container may run and no layer be written meanwhile; those that are
+// stopped keep their disks.
+//
+// All blocks that change are worked out first and checked as if they were written. They go
+// into a log beside the pool, whose rename to its name is the decision: before that
+// nothing has changed, after it whoever is next to look at the pool writes the log out
+// (finishRenewal), as often as it takes. So the metadata is the old or the new, also
+// after a power cut that tears a block; and a file and a device are the same to it.
+//
+// Layer ids stay. They hold the time at which the pool made the layer, which tells it from
+// a later one with the same thin id; that time stays in the details, too. After a renewal
+// the clock passes the same times again, but ids are random: a layer would have to get the
+// id of another that was removed behind its image's back, at the same time of the clock,
+// once in 2^24 ids times 2^24 times. A generation in the record would rule that out and
+// would be one more thing that two files have to agree on.
+func (d *Driver) Renew() error {
+	p, err := d.enterAlone()
+	if err != nil {
+		return err
+	}
+	defer p.leave()
+	if err := p.idle(); err != nil {
+		return err
+	}
+	if err := p.usable(); err != nil {
+		return err
+	}
+	if p.kernel.held != "-" { // it has times of its own; only a dead reader's is left now
+		if err := p.message("release_metadata_snap"); err != nil {
+			return err
+		}
+	}
+	if err := p.look(0); err != nil { // 0: commit
+		return err
+	}
+	if err := p.takeDown(); err != nil {
+		return err
+	}
+	if err := p.planRenewal(); err != nil {
+		return err
+	}
+	if err := p.finishRenewal(); err != nil {
+		return err
+	}
+	// The kernel's opinion of it, and ready for the next.
+	if err := p.activate(); err != nil {
+		return err
+	}
+	p.step("renewed")
+	return nil
+}
+
+// idle: nothing of the pool is in use. The caller holds the lock alone, so nothing begins.
+func (p *pool) idle() error {
+	for _, dir := range []string{p.claimsDir(), p.openDir()} {
+		names, err := readNames(dir)
+		if err != nil {
+			return p.fail("%w", err)
+		}
+		for _, name := range names {
+			n, err := strconv.ParseUint(name, 16, 24)
+			if err != nil {
+				continue
+			}
+			path := filepath.Join(dir, name)
+			f, r, err := p.lockClaim(path, unix.LOCK_EX|unix.LOCK_NB)
+			if err != nil {
+				return err
+			}
+			if f != nil {
+				f.Close()
+			} else if r, err = readRecord(path); err == nil {
+				return p.fail("%w: a %s is being written", ErrInUse, r.str("what"))
+			}
+			if info, err := p.ctl.Info(p.thinName(uint32(n))); err == nil && info.Opened > 0 && r.str("container") != "" {
+				return p.fail("%w: container %q is running; stop it first", ErrInUse, r.str("container"))
+			}
+		}
+	}
+	devices, err := p.ctl.List()
+	if err != nil {
+		return p.fail("%w", err)
+	}
+	for _, dev := range devices {
+		if info, err := p.ctl.Info(dev.Name); p.isThin(dev.Name) && err == nil && info.Opened > 0 {
+			return p.fail("%w: %s (%s) is open", ErrInUse, dev.Name, info.Node())
+		}
+	}
+	return nil
+}
+
+func (p *pool) renewalPath() string { return filepath.Join(p.dir, "renew") }
+
+// renewalMagic begins the log, then the pool's fingerprint, then for each block its number
+// and content, in the order of Renewal, then the SHA-256 of all before.
+const renewalMagic = "thinrun renew 1\n"
+
+// planRenewal writes the log.
+func (p *pool) planRenewal() (err error) {
+	p.step("plan renewal")
+	meta, err := p.metadata()
+	if err != nil {
+		return err
+	}
+	defer meta.Close()
+	sb, err := thinmeta.ReadSuperblock(meta, 0)
+	if err != nil {
+		return p.inMetadata(err)
+	}
+	log := binary.BigEndian.AppendUint64([]byte(renewalMagic), p.fingerprint)
+	next := patched{r: meta, blocks: map[uint64][]byte{}}
+	err = sb.Renewal(meta, func(block uint64, content []byte) error {
+		next.blocks[block] = bytes.Clone(content)
+		log = append(binary.BigEndian.AppendUint64(log, block), content...)
+		return nil
+	})
+	if err != nil {
+		return p.inMetadata(err)
+	}
+	// If anything is wrong, it was so before: it stays as it is, for thin_repair.
+	checked, err := thinmeta.Check(next, p.data.bytes/p.blockBytes())
+	if err != nil {
+		return p.inMetadata(err)
+	}
+	if !checked.OK() {
+		return p.fail("%s: %s, and more if there is more: %w; not renewed", p.meta.path, checked.Problems[0], ErrNeedsCheck)
+	}
+	sum := sha256.Sum256(log)
+	p.step("log renewal")
+	if err := writeDurable(p.renewalPath(), append(log, sum[:]...)); err != nil {
+		return p.fail("%w", err)
+	}
+	return nil
+}
+
+// patched is metadata with some blocks replaced.
+type patched struct {
+	r      io.ReaderAt
+	blocks map[uint64][]byte
+}
+
+func (m patched) ReadAt(b []byte, at int64) (int, error) {
+	if content, ok := m.blocks[uint64(at)/thinmeta.BlockSize]; ok {
+		return copy(b, content), nil
+	}
+	return m.r.ReadAt(b, at)
+}
+
+// finishRenewal writes a log out that is there. It comes before the pool is activated: the
+// kernel would use the blocks in another way than the log has them.
+func (p *pool) finishRenewal() error {
+	if err := os.Remove(p.renewalPath() + ".tmp"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return p.fail("%w", err) // one that was never decided
+	}
+	log, err := os.ReadFile(p.renewalPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return p.fail("%w", err)
+	}
+	if err := p.look(dm.NoFlush); !errors.Is(err, errInactive) {
+		return errors.Join(p.fail("it is active and its renewal in %s is not written out: %w", p.renewalPath(), ErrInUse), err)
+	}
+	const entry = 8 + thinmeta.BlockSize
+	head := binary.BigEndian.AppendUint64([]byte(renewalMagic), p.fingerprint)
+	content := log[:max(0, len(log)-sha256.Size)]
+	if sum := sha256.Sum256(content); !bytes.Equal(log[len(content):], sum[:]) || !bytes.HasPrefix(content, head) || (len(content)-len(head))%entry != 0 {
+		return p.fail("%s is damaged, or another pool's: %w; if thin_check finds nothing in %s, remove it", p.renewalPath(), ErrForeign, p.meta.path)
+	}
+	f, err := os.OpenFile(p.meta.path, os.O_RDWR, 0)
+	if err != nil {
+		return p.fail("%w", err)
+	}
+	defer f.Close()
+	for at := content[len(head):]; len(at) > 0; at = at[entry:] {
+		p.step("write renewed block")
+		block := binary.BigEndian.Uint64(at)
+		if _, err := f.WriteAt(at[8:entry], int64(block)*thinmeta.BlockSize); err != nil {
+			return p.fail("%w", err)
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return p.fail("%w", err)
+	}
+	p.step("drop renewal's log")
+	if err := removeDurable(p.renewalPath()); err != nil {
+		return p.fail("%w", err)
+	}
+	return nil
+}

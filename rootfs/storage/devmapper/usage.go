@@ -1,0 +1,198 @@
+package devmapper
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage"
+	"thinrun/rootfs/storage/devmapper/thinmeta"
+)
+
+var _ storage.Meter = (*Driver)(nil)
+
+// DiskOf compares a container's mappings with those of its layer, reading only what the
+// two do not share. An inactive pool stays inactive.
+func (d *Driver) DiskOf(c storage.Claim) (storage.Disk, error) {
+	if c.Driver != Name {
+		return storage.Disk{}, fmt.Errorf("claim of driver %q is not for %s", c.Driver, Name)
+	}
+	p, err := d.open(unix.LOCK_SH)
+	if err != nil {
+		return storage.Disk{}, err
+	}
+	defer p.leave()
+	r, err := readRecord(d.claimPath(c.ThinID))
+	if err != nil || r.str("key") != c.Key {
+		r, err = readRecord(d.openPath(c.ThinID)) // still being made
+	}
+	if err != nil || r.str("key") != c.Key {
+		return storage.Disk{}, p.fail("snapshot %06x of the container: %w", c.ThinID, fs.ErrNotExist)
+	}
+	disk := storage.Disk{Size: r.num("bytes")}
+	origin, err := d.layer(c.Layer)
+	if err != nil && !errors.Is(err, ErrNoLayer) {
+		return disk, err
+	}
+	blocks := uint64(0)
+	err = p.consistent(20, func(meta io.ReaderAt, sb *thinmeta.Superblock) error {
+		thin, ok, err := sb.Thin(meta, c.ThinID)
+		if err == nil && !ok {
+			err = fmt.Errorf("thin device %d is not in it: %w", c.ThinID, fs.ErrNotExist)
+		}
+		if err != nil {
+			return err
+		}
+		if blocks = thin.Mapped; origin.created == 0 && origin.thin == 0 {
+			return nil // the layer was removed: what it shared with the container is now its own
+		}
+		_, ok, err = sb.Thin(meta, origin.thin)
+		if err == nil && ok {
+			blocks, err = sb.Differ(meta, c.ThinID, origin.thin)
+		}
+		return err
+	})
+	disk.Used = blocks * p.blockBytes()
+	return disk, err
+}
+
+// Exclusive reads all mappings once, for any number of groups.
+func (d *Driver) Exclusive(groups map[string][]string) (map[string]uint64, error) {
+	p, err := d.open(unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	defer p.leave()
+	names := make([]string, 0, len(groups))
+	of := map[uint32][]int{}
+	for name, ids := range groups {
+		for _, id := range ids {
+			l, err := d.layer(id)
+			if errors.Is(err, ErrNoLayer) {
+				continue // removed meanwhile
+			}
+			if err != nil {
+				return nil, err
+			}
+			if !slices.Contains(of[l.thin], len(names)) {
+				of[l.thin] = append(of[l.thin], len(names))
+			}
+		}
+		names = append(names, name)
+	}
+	var counts []uint64
+	err = p.consistent(1, func(meta io.ReaderAt, sb *thinmeta.Superblock) (err error) {
+		counts, err = sb.Exclusive(meta, len(names), func(id uint32) []int { return of[id] })
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	bytes := make(map[string]uint64, len(names))
+	for i, name := range names {
+		bytes[name] = counts[i] * p.blockBytes()
+	}
+	return bytes, nil
+}
+
+// consistent has mappings and details read as they were at one commit; the space maps are
+// not part of it. Nobody has to wait for it, and nothing is written, when the pool is at
+// rest: first it is read as it is, at most so many times, see created. When somebody
+// commits again and again, through a metadata snapshot.
+func (p *pool) consistent(times int, read func(io.ReaderAt, *thinmeta.Superblock) error) error {
+	meta, err := p.metadata()
+	if err != nil {
+		return err
+	}
+	defer meta.Close()
+	active := p.look(0) // 0: the pool commits, so that what was written until now is there
+	if active != nil && !errors.Is(active, errInactive) {
+		return active
+	}
+	for range times {
+		before, err := thinmeta.ReadSuperblock(meta, 0)
+		if err != nil {
+			return p.fail("%s: %w", p.meta.path, err)
+		}
+		if active != nil && before.Transaction != p.fingerprint {
+			return p.foreign(before.Transaction)
+		}
+		failed := read(meta, before)
+		if active != nil { // to activate it takes the lock that we share
+			return p.inMetadata(failed)
+		}
+		after, err := thinmeta.ReadSuperblock(meta, 0)
+		if err != nil {
+			return p.fail("%s: %w", p.meta.path, err)
+		}
+		// With the same superblock there may have been two commits, the second with the
+		// blocks of the first but one. That does not last: what is damaged is read again.
+		if *before == *after && failed == nil {
+			return nil
+		}
+	}
+	if p.usable() != nil { // it takes no messages, and so no commits
+		sb, err := thinmeta.ReadSuperblock(meta, 0)
+		if err == nil {
+			err = read(meta, sb)
+		}
+		return p.inMetadata(err)
+	}
+	// A pool has one metadata snapshot. Whoever uses it holds the pool's lock, and its turn
+	// if that is shared; who dies gives both up, so one that is there already is garbage.
+	turn, err := os.Open(p.claimsDir())
+	if err != nil {
+		return p.fail("%w", err)
+	}
+	defer turn.Close()
+	for {
+		if err = unix.Flock(int(turn.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return p.fail("lock %s: %w", turn.Name(), err)
+	}
+	return p.reserved(meta, read)
+}
+
+// reserved reads through a metadata snapshot, which stays as it is while containers write.
+func (p *pool) reserved(meta io.ReaderAt, read func(io.ReaderAt, *thinmeta.Superblock) error) (err error) {
+	p.step("reserve metadata snapshot")
+	err = p.message("reserve_metadata_snap")
+	if errors.Is(err, unix.EBUSY) { // a killed process had it
+		if err = p.message("release_metadata_snap"); err == nil {
+			err = p.message("reserve_metadata_snap")
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.message("release_metadata_snap")) }()
+	p.step("read metadata snapshot")
+	sb, err := thinmeta.ReadSuperblock(meta, 0)
+	if err == nil && sb.HeldRoot == 0 {
+		err = fmt.Errorf("no metadata snapshot in the superblock: %w", thinmeta.ErrDamaged)
+	}
+	if err == nil {
+		total := sb.Data.Total // a snapshot has no space maps
+		if sb, err = thinmeta.ReadSuperblock(meta, sb.HeldRoot); err == nil {
+			sb.Data.Total = total
+			err = read(meta, sb)
+		}
+	}
+	return p.inMetadata(err)
+}
+
+// inMetadata says where an error was.
+func (p *pool) inMetadata(err error) error {
+	if err == nil {
+		return nil
+	}
+	return p.fail("%s: %w", p.meta.path, err)
+}

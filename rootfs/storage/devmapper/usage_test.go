@@ -1,0 +1,264 @@
+package devmapper
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage"
+	"thinrun/rootfs/storage/devmapper/thinmeta"
+)
+
+// aPool is a pool with two images of two layers each on one base layer.
+func aPool(t *testing.T, d *Driver) (images []string) {
+	t.Helper()
+	if err := d.CreatePool(d.opts.Pool); err != nil {
+		t.Fatal(err)
+	}
+	shared := aLayer(t, d, "", "shared", 300)
+	for i := range 2 {
+		images = append(images, aLayer(t, d, shared, fmt.Sprint("image", i), 100))
+	}
+	return images
+}
+
+// aLayer seals a layer with one file of so many blocks of 4 KiB.
+func aLayer(t *testing.T, d *Driver, parent, name string, blocks int) string {
+	t.Helper()
+	l, err := d.NewLayer(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 4096*blocks)
+	rand.New(rand.NewSource(int64(blocks))).Read(b)
+	fd, err := unix.Openat(int(l.Root().Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if _, err := f.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	id, err := l.Commit("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// aRoot is a container's root.
+type aRoot struct {
+	claim storage.Claim
+	src   storage.Source
+}
+
+func root(t *testing.T, d *Driver, layer string) *aRoot {
+	t.Helper()
+	r := &aRoot{}
+	var err error
+	r.src, err = d.Prepare(storage.Request{ContainerID: "c", Image: "i", Layer: layer}, func(c storage.Claim) error { r.claim = c; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *aRoot) remove(t *testing.T, d *Driver) {
+	t.Helper()
+	if err := errors.Join(r.src.Mount.Close(), d.Remove(r.claim)); err != nil {
+		t.Error(err)
+	}
+}
+
+// write fills a file with what the seed makes, and has it written out.
+func (r *aRoot) write(t *testing.T, name string, seed int64, bytes int) {
+	t.Helper()
+	b := make([]byte, bytes)
+	rand.New(rand.NewSource(seed)).Read(b)
+	if err := writeIn(r.src.Mount, name, b); err != nil {
+		t.Fatal(err)
+	}
+	r.sync(t)
+}
+
+func (r *aRoot) sync(t *testing.T) {
+	t.Helper()
+	f, err := openRoot(r.src.Mount)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// thinTool runs one of thin-provisioning-tools on a copy of an active pool's metadata as it
+// was committed last; those tools want a pool for themselves.
+func thinTool(t *testing.T, d *Driver, args ...string) (string, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "meta")
+	p, err := d.enterAlone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.leave()
+	err = p.still(func() error {
+		b, err := os.ReadFile(p.meta.path)
+		if err == nil {
+			err = os.WriteFile(path, b, 0o600)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(args[0], append(args[1:], path)...).CombinedOutput()
+	if errors.Is(err, exec.ErrNotFound) {
+		t.Fatalf("%s is missing in the lab (Debian: thin-provisioning-tools)", args[0])
+	}
+	return string(out), err
+}
+
+// TestReadersAndSnapshot: usage is right through a metadata snapshot too, one that a killed
+// reader left is given back, and starts go on beside a reader.
+func TestReadersAndSnapshot(t *testing.T) {
+	d := fresh(t, Options{})
+	images := aPool(t, d)
+	r := root(t, d, images[0])
+	defer r.remove(t, d)
+	r.write(t, "own", 7, 2<<20)
+	want, err := d.Exclusive(map[string][]string{"both": images, "first": images[:1]})
+	if err != nil || want["both"] <= want["first"] || want["first"] == 0 {
+		t.Fatal(want, err)
+	}
+	p, err := d.enter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.message("reserve_metadata_snap"); err != nil { // and dies
+		t.Fatal(err)
+	}
+	p.leave()
+	busy := 0
+	d.opts.Step = func(name string) {
+		// At each attempt somebody else writes and commits, and one more container starts.
+		if name == "read metadata snapshot" {
+			busy++
+			d.opts.Step = nil
+			other := root(t, again(t, d), images[1])
+			other.remove(t, d)
+		}
+	}
+	p, err = d.enter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []uint32
+	err = p.consistent(0, func(meta io.ReaderAt, sb *thinmeta.Superblock) error { // 0: only by a snapshot
+		thins, err := sb.Thins(meta)
+		for _, thin := range thins {
+			got = append(got, thin.ID)
+		}
+		return err
+	})
+	p.leave()
+	if err != nil || len(got) != 5 || busy != 1 {
+		t.Errorf("%v, %v, %d starts beside; want the base, three layers and a container", got, err, busy)
+	}
+	p, err = d.enter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.kernel.held != "-" {
+		t.Errorf("a metadata snapshot is left at %s", p.kernel.held)
+	}
+	p.leave()
+}
+
+// TestUsageOfAnInactivePool is read from its file, and leaves it inactive.
+func TestUsageOfAnInactivePool(t *testing.T) {
+	d := fresh(t, Options{})
+	images := aPool(t, d)
+	want, err := d.Exclusive(map[string][]string{"a": images[:1]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	down(t, d)
+	got, err := d.Exclusive(map[string][]string{"a": images[:1]})
+	if err != nil || got["a"] != want["a"] {
+		t.Errorf("got %v, %v; want %v", got, err, want)
+	}
+	if left := devices(t, d); len(left) != 0 {
+		t.Errorf("devices: %q", left)
+	}
+}
+
+// down takes the pool's devices away, as the end of a boot does.
+func down(t *testing.T, d *Driver) {
+	t.Helper()
+	p, err := d.open(unix.LOCK_EX)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.leave()
+	if err := p.takeDown(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestListAgreesWithThinLs with some thousand ids.
+func TestListAgreesWithThinLs(t *testing.T) {
+	d := fresh(t, Options{})
+	aPool(t, d)
+	p, err := d.enterAlone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := p.layer(p.base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const many = 3000
+	for i := range many {
+		if err := p.ctl.Message(p.name(), fmt.Sprintf("create_snap %d %d", 1+i*5, base.thin)); err != nil && !errors.Is(err, unix.EEXIST) {
+			t.Fatal(err)
+		}
+	}
+	thins, err := p.thins()
+	p.leave()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for _, thin := range thins {
+		fmt.Fprintln(&got, thin.ID, thin.Mapped, thin.Transaction, thin.Created, thin.Snapshotted)
+	}
+	out, err := thinTool(t, d, "thin_ls", "--no-headers", "--format", "DEV,MAPPED_BLOCKS,TRANSACTION,CREATE_TIME,SNAP_TIME")
+	if err != nil {
+		t.Fatal(err, out)
+	}
+	var want strings.Builder
+	for line := range strings.Lines(out) {
+		fmt.Fprintln(&want, strings.Join(strings.Fields(line), " "))
+	}
+	if got.String() != want.String() || len(thins) < many {
+		t.Errorf("%d ids; ours\n%.200s\nthin_ls\n%.200s", len(thins), got.String(), want.String())
+	}
+	c, err := d.GC()
+	if err != nil || len(c.Removed) < many-5 {
+		t.Errorf("gc took %d of %d, %v", len(c.Removed), many, err)
+	}
+	if r, err := d.Check(); err != nil || !r.OK || r.Leaked != 0 || r.Thins != 4 {
+		t.Errorf("afterwards: %+v, %v", r, err)
+	}
+}
