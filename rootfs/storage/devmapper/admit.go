@@ -43,7 +43,7 @@ func (p *pool) admitOrGrow(bytes uint64) error {
 			return fmt.Errorf("%w (%w)", err, grown)
 		}
 		if grown != nil {
-			p.warn("the pool should grow by now: %v", grown)
+			p.warn(grown) // there is room yet
 			return nil
 		}
 	}
@@ -73,7 +73,7 @@ func (p *pool) admit(bytes uint64) (w want, err error) {
 		return w, p.fail("%w: %d snapshots made of the %d that its metadata can tell apart; run `thinrun pool renew`", ErrWornOut, sb.Clock, 1<<24)
 	}
 	if sb.Clock >= clockWarn {
-		p.warn("%d of the %d snapshots that it can ever make are made; run `thinrun pool renew` before the last of them", sb.Clock, clockLimit)
+		p.warn(p.fail("%d %% of the %d snapshots that it can ever make are made; run `thinrun pool renew` before the last of them", sb.Clock/(clockLimit/100), clockLimit))
 	}
 	s := p.kernel
 	free, metaFree := p.free(), s.metaTotal-s.metaUsed
@@ -209,18 +209,18 @@ func (p *pool) admission(how int16) error {
 	}
 }
 
-// warn tells people once per driver and pool.
-func (p *pool) warn(format string, args ...any) {
-	line := p.fail(format, args...).Error()
-	p.mu.Lock()
-	said := p.warned[line]
-	if p.warned == nil {
-		p.warned = map[string]bool{}
+// warn tells people, each thing once.
+func (d *Driver) warn(err error) {
+	line := err.Error()
+	d.mu.Lock()
+	said := d.warned[line]
+	if d.warned == nil {
+		d.warned = map[string]bool{}
 	}
-	p.warned[line] = true
-	p.mu.Unlock()
-	if p.opts.Warn != nil && !said {
-		p.opts.Warn(line)
+	d.warned[line] = true
+	d.mu.Unlock()
+	if d.opts.Warn != nil && !said {
+		d.opts.Warn(line)
 	}
 }
 

@@ -61,7 +61,7 @@ func TestFirstUse(t *testing.T) {
 	layer := image(t, d)
 	src, c := prepared(t, d, layer)
 	s, err := d.Status()
-	if err != nil || !s.Active || s.Mode != "rw" || s.Problem != "" || s.Layers != 2 || s.Containers != 1 || s.Unfinished != 0 ||
+	if err != nil || !s.Active || s.Mode != "rw" || s.Problem != "" || s.Layers != 1 || s.Containers != 1 || s.Unfinished != 0 ||
 		s.BaseBytes != 10*gib || s.Clock != 2 || s.Data.TotalBytes < 64*mib || s.Data.UsedBytes == 0 {
 		t.Errorf("status %+v, %v", s, err)
 	}

@@ -26,12 +26,22 @@ type Status struct {
 	BlockBytes uint64 `json:"blockBytes"`
 	BaseBytes  uint64 `json:"baseBytes"` // virtual size of a container's disk
 	LowBytes   uint64 `json:"lowBytes"`  // with less free nothing new starts
-	Data       Space  `json:"data"`
-	Metadata   Space  `json:"metadata"`
-	// Clock counts the snapshots ever made; at ClockLimit the pool is worn out.
+	// Admission is "reserve" (nothing starts with less than LowBytes free) or "strict"
+	// (nothing starts that could fill the pool).
+	Admission string `json:"admission"`
+	// PromisedBytes is what Writers, the containers and layers that can write now, may still
+	// take. More than is free: the pool is overcommitted.
+	PromisedBytes uint64 `json:"promisedBytes"`
+	Writers       int    `json:"writers"`
+	ReturnSpace   bool   `json:"returnSpace"`
+	Data          Space  `json:"data"`
+	Metadata      Space  `json:"metadata"`
+	// Clock counts the snapshots ever made; from ClockWarn on starts warn of it, and at
+	// ClockLimit the pool is worn out.
 	Clock      uint32 `json:"clock"`
+	ClockWarn  uint32 `json:"clockWarn"`
 	ClockLimit uint32 `json:"clockLimit"`
-	Layers     int    `json:"layers"`
+	Layers     int    `json:"layers"` // but for the empty base
 	Containers int    `json:"containers"`
 	Unfinished int    `json:"unfinished"` // claims of commands at work, or killed
 }
@@ -44,6 +54,8 @@ type Space struct {
 	DirectIO   bool   `json:"directIO"`
 	UsedBytes  uint64 `json:"usedBytes"`
 	TotalBytes uint64 `json:"totalBytes"`
+	MaxBytes   uint64 `json:"maxBytes"`  // beyond which it does not grow by itself; 0: none
+	RoomBytes  uint64 `json:"roomBytes"` // how much it would grow by itself as the host is now
 }
 
 // Status looks and changes nothing: an inactive pool is read from its file.
@@ -55,15 +67,23 @@ func (d *Driver) Status() (Status, error) {
 	defer p.leave()
 	s := Status{
 		Path: p.dir, Name: p.name(), Fingerprint: strconv.FormatUint(p.fingerprint, 16), Mode: "inactive",
-		BlockBytes: p.blockBytes(), BaseBytes: p.baseBytes, LowBytes: p.lowBytes, ClockLimit: clockLimit,
-		Data:     Space{Path: p.data.path, File: p.data.ours, TotalBytes: p.data.bytes},
-		Metadata: Space{Path: p.meta.path, File: p.meta.ours, TotalBytes: p.meta.bytes},
+		BlockBytes: p.blockBytes(), BaseBytes: p.baseBytes, LowBytes: p.lowBytes,
+		Admission: "reserve", ReturnSpace: p.returnSpace, ClockWarn: clockWarn, ClockLimit: clockLimit,
+		Data:     Space{Path: p.data.path, File: p.data.ours, TotalBytes: p.data.bytes, MaxBytes: p.maxBytes, RoomBytes: p.room(1<<60, p.data)},
+		Metadata: Space{Path: p.meta.path, File: p.meta.ours, TotalBytes: p.meta.bytes, MaxBytes: maxMeta, RoomBytes: p.room(1<<60, p.meta)},
+	}
+	if p.strict {
+		s.Admission = "strict"
 	}
 	layers, err := p.layers()
 	if err != nil {
 		return s, err
 	}
-	s.Layers = len(layers)
+	for _, l := range layers {
+		if !l.base {
+			s.Layers++
+		}
+	}
 	s.Containers, s.Unfinished = count(p.claimsDir()), count(p.openDir())
 	sb, sbErr := p.superblock()
 	if sbErr == nil {
@@ -83,6 +103,9 @@ func (d *Driver) Status() (Status, error) {
 		s.Data.UsedBytes, s.Data.TotalBytes = k.dataUsed*p.blockBytes(), k.dataTotal*p.blockBytes()
 		s.Metadata.UsedBytes, s.Metadata.TotalBytes = k.metaUsed*4096, k.metaTotal*4096
 		p.devices(&s)
+		if s.PromisedBytes, s.Writers, err = p.promised(); err != nil {
+			return s, err
+		}
 		s.Problem = text(p.refusal())
 	}
 	return s, nil

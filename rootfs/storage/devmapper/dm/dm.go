@@ -276,6 +276,28 @@ func (c *Control) TargetVersion(target string) ([3]uint32, error) {
 	return *(*[3]uint32)(unsafe.Pointer(&out[4])), nil
 }
 
+// ArmPoll makes Poll wait for what happens from now on.
+func (c *Control) ArmPoll() error {
+	_, _, err := c.do(request{op: "arm poll of", cmd: unix.DM_DEV_ARM_POLL})
+	return err
+}
+
+// Poll waits for an event of any device, or until the other end of a pipe is closed, which
+// over tells.
+func (c *Control) Poll(pipe *os.File) (over bool, err error) {
+	fds := []unix.PollFd{{Fd: int32(c.f.Fd()), Events: unix.POLLIN}, {Fd: int32(pipe.Fd()), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(fds, -1)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("dm: poll: %w", err)
+		}
+		return fds[1].Revents != 0, nil
+	}
+}
+
 func (c *Control) targets(r request) (Device, []Target, error) {
 	d, out, err := c.do(r)
 	if err != nil {
