@@ -23,20 +23,23 @@ func (rt *Runtime) GC() (freed []string, err error) {
 }
 
 // abandoned tells, of a container whose lock is free, that nobody will delete it: its
-// create was killed, or the run that would have is gone and so is its program.
-func abandoned(rec *state.Record) bool {
+// create was killed, or the run that would have is gone, and its program has ended or was
+// never started, which only that run would have done.
+func abandoned(rec *state.Record, gateHeld func() (bool, error)) bool {
 	if rec.Phase != state.PhaseCreated {
 		return true
 	}
 	if !rec.Ephemeral {
 		return false
 	}
-	for _, p := range []state.Process{rec.Runtime, rec.Init} {
-		if alive, err := p.Alive(); alive || err != nil {
-			return false
-		}
+	if alive, err := rec.Runtime.Alive(); alive || err != nil {
+		return false
 	}
-	return true
+	if alive, err := rec.Init.Alive(); !alive || err != nil {
+		return err == nil
+	}
+	held, err := gateHeld()
+	return held && err == nil
 }
 
 // gcContainers tears down abandoned containers. A create holds the lock as long as it
@@ -54,7 +57,8 @@ func (rt *Runtime) gcContainers() (freed []string, err error) {
 	}
 	var errs []error
 	for _, id := range ids {
-		if rec, err := store.Read(id); err == nil && !abandoned(rec) || errors.Is(err, state.ErrNotExist) {
+		gateHeld := func() (bool, error) { return store.GateHeld(id) }
+		if rec, err := store.Read(id); err == nil && !abandoned(rec, gateHeld) || errors.Is(err, state.ErrNotExist) {
 			continue
 		} else if err != nil && !errors.Is(err, state.ErrNoRecord) {
 			errs = append(errs, err) // a newer thinrun's, say
@@ -69,7 +73,7 @@ func (rt *Runtime) gcContainers() (freed []string, err error) {
 			continue
 		}
 		// Under the lock, once more: it may have become a container meanwhile.
-		if rec, err := c.Load(); errors.Is(err, state.ErrNoRecord) || err == nil && abandoned(rec) {
+		if rec, err := c.Load(); errors.Is(err, state.ErrNoRecord) || err == nil && abandoned(rec, c.GateHeld) {
 			if err := rt.delete(store, c, true); err != nil {
 				errs = append(errs, fmt.Errorf("container %q: %w", id, err))
 			} else {

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -69,11 +70,13 @@ func TestKilledGC(t *testing.T) {
 		p.sweep(verb{
 			name: "gc", args: []string{"gc"}, ends: true,
 			before: func(p *place) {
-				// Two imports and a container, killed half-way and later.
-				for i := time.Duration(1); p.look().diff(clean) == ""; i++ {
-					step.After(p.t, imports/2+i*imports/32, false, p.starter("image", "import", "x", two))
-					step.After(p.t, imports*3/4, false, p.starter("image", "import", "x", two))
-					step.After(p.t, runs/2, true, p.starter("run", "--image", "base", "half", "true"))
+				// Two imports and a container, killed somewhere, until there is something.
+				for part := math.Phi; p.look().diff(clean) == ""; part += math.Phi {
+					_, f := math.Modf(part)
+					after := func(d time.Duration) time.Duration { return time.Duration(f * float64(d)) }
+					step.After(p.t, after(imports), false, p.starter("image", "import", "x", two))
+					step.After(p.t, after(imports)/2, false, p.starter("image", "import", "x", two))
+					step.After(p.t, after(runs), true, p.starter("run", "--image", "base", "half", "true"))
 					if p.has("x") {
 						p.ok("image", "rm", "x")
 					}
