@@ -10,16 +10,19 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"thinrun/image"
 	"thinrun/rootfs/storage/devmapper/dm"
 
 	"golang.org/x/sys/unix"
 )
 
-// load makes a host whose disk is recorded, and works on it. Its disks are the one that
-// is recorded and the one that takes the log.
+// load works on a host: a new one on a disk that is recorded, with the disk of the log
+// as the second; or, to be killed, one that is there.
 type load struct {
 	*machine
-	seq atomic.Int64
+	seq   atomic.Int64
+	marks *os.File // nil: they go into the log
+	can   map[string]bool
 }
 
 const logName = "power-log"
@@ -30,39 +33,54 @@ func runLoad() error {
 		return err
 	}
 	l := &load{machine: m}
-	d, err := l.device(logName, dm.Target{Length: diskSize / 512, Type: "log-writes", Params: m.disks[0] + " " + m.disks[1]})
+	disk := m.disks[0]
+	if m.Marks == "" {
+		d, err := l.device(logName, dm.Target{Length: diskSize / 512, Type: "log-writes", Params: m.disks[0] + " " + m.disks[1]})
+		if err != nil {
+			return err
+		}
+		disk = d.Node()
+	} else if l.marks, err = os.OpenFile(m.Marks, os.O_WRONLY|os.O_APPEND|os.O_SYNC, 0); err != nil {
+		return err
+	}
+	host, err := l.slices(disk)
 	if err != nil {
 		return err
 	}
-	host, err := l.slices(d.Node())
-	if err != nil {
-		return err
-	}
-	if err := tool("mkfs.ext4", "-q", "-F", "-E", "nodiscard", host); err != nil {
-		return err
+	if !m.Used {
+		if err := tool("mkfs.ext4", "-q", "-F", "-E", "nodiscard", host); err != nil {
+			return err
+		}
 	}
 	if err := unix.Mount(host, hostDir, "ext4", 0, ""); err != nil {
 		return err
 	}
-	if err := unix.Mkdir(storage, 0o700); err != nil {
-		return err
+	if !m.Used {
+		if err := unix.Mkdir(storage, 0o700); err != nil {
+			return err
+		}
+		unix.Sync()
 	}
-	unix.Sync()
 	if err := l.mark("mounted"); err != nil {
 		return err
 	}
 	if err := l.work(); err != nil {
 		return err
 	}
-	if err := l.mark("end"); err != nil {
-		return err
+	if l.marks != nil {
+		return errors.New("the machine was to be killed before all work was done")
 	}
 	return l.dismantle()
 }
 
-// mark leaves a word in the log: all that was durable before it stands before it.
+// mark leaves a word in the log: all that was durable before it stands before it. In the
+// file of a machine that is killed it is with the host when this returns.
 func (l *load) mark(format string, args ...any) error {
-	return l.ctl.Message(logName, "mark "+fmt.Sprintf(format, args...))
+	word := fmt.Sprintf(format, args...)
+	if l.marks != nil {
+		return second(l.marks.WriteString(word + "\n"))
+	}
+	return l.ctl.Message(logName, "mark "+word)
 }
 
 // command runs one and marks its begin and end.
@@ -73,9 +91,9 @@ func (l *load) command(what, name, content string, run func() error) (done bool,
 	}
 	word := "done"
 	if err := run(); err != nil {
-		// The one refusal that the load provokes: somebody else is on the same layer, or at
-		// an import while this is gc.
-		if !strings.Contains(err.Error(), "in use") && !strings.Contains(err.Error(), "being imported") {
+		// The refusals that the load provokes: a container is on the image, or on another
+		// of the same layers; gc while somebody is at an import.
+		if !strings.Contains(err.Error(), image.ErrInUse.Error()) && !strings.Contains(err.Error(), image.ErrBusy.Error()) {
 			return false, err
 		}
 		word = "refused"
@@ -91,17 +109,33 @@ func (l *load) work() error {
 	} else {
 		create = append(create, "--data-size", fmt.Sprint(dataSize), "--metadata-size", fmt.Sprint(metaSize))
 	}
-	if _, err := l.command("pool", "", "", func() error { return second(l.thinrun(create...)) }); err != nil {
+	if !l.Used {
+		if _, err := l.command("pool", "", "", func() error { return second(l.thinrun(create...)) }); err != nil {
+			return err
+		}
+	}
+	stop, err := startRegistry(l.Registry, true)
+	if err != nil {
 		return err
 	}
+	help, err := l.thinrun("image", "--help")
+	if err != nil {
+		return err
+	}
+	l.can = map[string]bool{"tag": strings.Contains(help, "tag "), "commit": strings.Contains(help, "commit ")}
 	errs := make([]error, l.Workers)
 	var all sync.WaitGroup
 	for i := range l.Workers {
 		w := &worker{load: l, n: i, rnd: rand.New(rand.NewPCG(l.Seed, uint64(i))), images: map[string]string{}, stay: map[string]string{}}
+		for name, content := range l.State {
+			if strings.HasPrefix(name, fmt.Sprintf("w%d-", i)) {
+				w.images[name] = content
+			}
+		}
 		all.Go(func() { errs[i] = w.run() })
 	}
 	all.Wait()
-	return errors.Join(errs...)
+	return errors.Join(errors.Join(errs...), stop())
 }
 
 // worker makes and removes images of its own names; layers it shares with the others.
@@ -130,31 +164,36 @@ func (w *worker) run() error {
 // step is one command, and what it changes.
 func (w *worker) step() error {
 	name := fmt.Sprintf("w%d-%d", w.n, w.rnd.IntN(5))
+	content := fmt.Sprintf("c%d", w.rnd.IntN(contents)) // the workers', too
 	some, have := w.some(w.images)
 	id, runs := w.some(w.stay)
 	switch n := w.rnd.IntN(100); {
-	case n < 30 || !have:
-		content := fmt.Sprintf("c%d", w.rnd.IntN(8)) // the workers', too
+	case n < 12 || !have:
+		return w.put("pull", name, content, "image", "pull", "--tls-verify=false", registryAddress+"/"+content, name)
+	case n < 22:
 		return w.put("import", name, content, "image", "import", name, w.Images+"/"+content+".tar")
-	case n < 50:
+	case n < 30:
+		return w.put("import", name, content, "image", "import", name, "oci:"+w.Images+"/"+content+":latest")
+	case n < 36 && w.can["tag"]:
+		return w.put("tag", name, w.images[some], "image", "tag", some, name)
+	case n < 52:
 		done, err := w.command("rm", some, "", func() error { return second(w.thinrun("image", "rm", some)) })
 		if done {
 			delete(w.images, some)
 		}
 		return err
-	case n < 65:
-		_, err := w.command("run", "", "", func() error { return second(w.inContainer(some, w.id(), "write")) })
-		return err
-	case n < 75 && !runs:
+	case n < 65 && !runs:
 		id := w.id()
-		_, err := w.command("start", "", "", func() error { return second(w.inContainer(some, id, "stay", "--detach")) })
+		_, err := w.command("start", "", "", func() error { return w.stays(some, id) })
 		w.stay[id] = w.images[some]
 		return err
-	case n < 80 && runs:
+	case n < 78 && runs && w.can["commit"]:
+		return w.put("commit", name, w.stay[id]+"+"+id, "image", "commit", id, name)
+	case n < 83 && runs:
 		_, err := w.command("delete", "", "", func() error { return second(w.thinrun("delete", "--force", id)) })
 		delete(w.stay, id)
 		return err
-	case n < 83:
+	case n < 86:
 		_, err := w.command("gc", "", "", func() error { return second(w.thinrun("gc")) })
 		return err
 	}
@@ -174,7 +213,7 @@ func (w *worker) put(what, name, content string, args ...string) error {
 // id is that of a new container.
 func (w *worker) id() string {
 	w.made++
-	return fmt.Sprintf("c%d-%d", w.n, w.made)
+	return fmt.Sprintf("s%d-%d-%d", w.Seed, w.n, w.made)
 }
 
 // some is one key of a map, the same in every run.

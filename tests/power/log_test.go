@@ -116,6 +116,16 @@ func (l *writeLog) apply(disk *os.File, e entry, from, to int64) error {
 // of a page in one request.
 const page = 4096
 
+// marks are those before an index.
+func (l *writeLog) marks(before int) (list []string) {
+	for _, e := range l.entries[:before] {
+		if e.mark != "" {
+			list = append(list, e.mark)
+		}
+	}
+	return list
+}
+
 // cut is a moment at which the power goes.
 type cut struct {
 	at      int     // all entries before this one have happened

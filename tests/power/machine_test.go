@@ -1,6 +1,7 @@
 package power
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -30,8 +31,12 @@ type job struct {
 	Devices bool   // the pool is on block devices, not on files
 	Workers int    // in the load
 	Rounds  int    // commands of each
+	Marks   string // host file that takes the marks; "": the disk is recorded, and its log does
+	Used    bool   // the disk is that of an earlier machine, and State the images there
+	State   map[string]string
 	First   string // the first command after the cut
-	Images  string // host directory with the tars
+	// Host directories: tars and layouts of the contents, and the same in a registry.
+	Images, Registry string
 }
 
 // Where things are in a machine.
@@ -100,11 +105,15 @@ func (m *machine) slices(disk string) (host string, err error) {
 	return "/dev/power-host", nil
 }
 
-// thinrun runs one command; said is all that it printed.
-func (m *machine) thinrun(args ...string) (said string, err error) {
+func command(args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Getenv("THINRUN"), append([]string{"--root", stateDir, "--storage", storage, "--storage-driver", "devmapper"}, args...)...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	out, err := cmd.CombinedOutput()
+	return cmd
+}
+
+// thinrun runs one command; said is all that it printed.
+func (m *machine) thinrun(args ...string) (said string, err error) {
+	out, err := command(args...).CombinedOutput()
 	said = strings.TrimSpace(string(out))
 	if err != nil {
 		return said, fmt.Errorf("thinrun %s: %w: %.1000s", strings.Join(args, " "), err, said)
@@ -112,14 +121,40 @@ func (m *machine) thinrun(args ...string) (said string, err error) {
 	return said, nil
 }
 
-// inContainer runs us as the program of a new container of an image.
-func (m *machine) inContainer(image, id, role string, flags ...string) (string, error) {
+// runFlags run us in a new container of an image.
+func runFlags(image, id, role string) ([]string, error) {
 	self, err := os.Executable()
+	return []string{"run", "--image", image, "-v", self + ":/power:ro", "-e", roleVar + "=" + role, "-e", jobVar + "=" + id}, err
+}
+
+func (m *machine) inContainer(image, id, role string) (string, error) {
+	args, err := runFlags(image, id, role)
 	if err != nil {
 		return "", err
 	}
-	args := append([]string{"run", "--image", image, "-v", self + ":/power:ro", "-e", roleVar + "=" + role, "-e", jobVar + "=" + id}, flags...)
 	return m.thinrun(append(args, id, "/power")...)
+}
+
+// stays starts a container that has written its file when this returns, and stays.
+func (m *machine) stays(image, id string) error {
+	args, err := runFlags(image, id, "stay")
+	if err != nil {
+		return err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd := command(append(args, "--detach", id, "/power")...)
+	cmd.Stdout, cmd.Stderr = w, w
+	err = cmd.Run()
+	w.Close()
+	line, _ := bufio.NewReader(r).ReadString('\n')
+	if err != nil || line != "written\n" {
+		return fmt.Errorf("thinrun run --detach --image %s %s: %w: %q", image, id, err, line)
+	}
+	return nil
 }
 
 // tool runs one of Debian's.

@@ -25,18 +25,25 @@ func (p promise) String() string {
 }
 
 // promises reads the marks before a cut: what must be there, what may be, what must not.
-// The commands under way are named for the report.
-func promises(entries []entry) (names map[string]promise, under []string, err error) {
+// before are the images that were there before all of them. The commands under way are
+// named for the report.
+func promises(before map[string]string, marks []string) (names map[string]promise, under []string, err error) {
 	type command struct{ what, name, content string }
 	running := make(map[string]command)
-	state := make(map[string]string)
+	state := maps.Clone(before)
+	if state == nil {
+		state = make(map[string]string)
+	}
 	known := make(map[string]bool)
-	for _, e := range entries {
-		word := strings.Split(e.mark, "/")
+	for name := range before {
+		known[name] = true
+	}
+	for _, mark := range marks {
+		word := strings.Split(mark, "/")
 		switch word[0] {
 		case "begin":
 			if len(word) != 5 {
-				return nil, nil, fmt.Errorf("mark %q", e.mark)
+				return nil, nil, fmt.Errorf("mark %q", mark)
 			}
 			running[word[1]] = command{word[2], word[3], word[4]}
 			if word[3] != "" {
@@ -65,8 +72,10 @@ func promises(entries []entry) (names map[string]promise, under []string, err er
 	return names, under, nil
 }
 
-// compare says in what the machine after the cut differs from what was promised.
-func compare(names map[string]promise, found map[string]string) (wrong []string) {
+// compare says in what the machine after the cut differs from what was promised, and
+// which contents its images have.
+func compare(names map[string]promise, found map[string]string) (images map[string]string, wrong []string) {
+	images = make(map[string]string)
 	hashes := make(map[string]string)
 	for _, p := range names {
 		for _, content := range p {
@@ -83,6 +92,8 @@ func compare(names map[string]promise, found map[string]string) (wrong []string)
 			wrong = append(wrong, fmt.Sprintf("image %s is listed, but it holds no known tree (%.300s); wanted %v", name, hash, names[name]))
 		case !slices.Contains(names[name], content):
 			wrong = append(wrong, fmt.Sprintf("image %s: it is %v, wanted %v", name, promise{content}, names[name]))
+		case listed:
+			images[name] = content
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(found)) {
@@ -90,5 +101,5 @@ func compare(names map[string]promise, found map[string]string) (wrong []string)
 			wrong = append(wrong, fmt.Sprintf("image %s is listed, but no command had begun to make it", name))
 		}
 	}
-	return wrong
+	return images, wrong
 }

@@ -26,8 +26,9 @@ import (
 )
 
 var (
-	cuts   = flag.Int("cuts", 8, "how many times the power goes")
-	rounds = flag.Int("rounds", 14, "commands of each of the load's workers")
+	cuts   = flag.Int("cuts", 4, "how many times the power goes, with the pool on files and on devices each")
+	rounds = flag.Int("rounds", 12, "commands of each of the load's workers")
+	kills  = flag.Int("kills", 2, "how many times the machine is killed")
 	seed   = flag.Uint64("seed", 1, "of the load and the cuts")
 )
 
@@ -81,10 +82,11 @@ func newHost(t *testing.T, j job) *host {
 	h.exec = labexec(t)
 	h.job.Images = filepath.Join(h.dir, "images")
 	h.check(os.Mkdir(h.job.Images, 0o755))
-	for i := range 8 {
-		content := fmt.Sprintf("c%d", i)
-		h.check(writeTar(filepath.Join(h.job.Images, content+".tar"), content))
+	for i := range contents {
+		h.check(writeImage(h.job.Images, fmt.Sprintf("c%d", i)))
 	}
+	h.job.Registry = filepath.Join(h.dir, "registry")
+	h.check(push(h.job.Registry, h.job.Images))
 	return h
 }
 
@@ -115,20 +117,30 @@ func (h *host) disk(name string, bytes int64) string {
 	return path
 }
 
-// boot runs one of our roles in a machine with these disks.
-func (h *host) boot(role string, j job, disks ...string) (stdout []byte, err error) {
+// machine is one of our roles in a machine with these disks, not started.
+func (h *host) machine(role string, j job, disks ...string) *exec.Cmd {
 	h.t.Helper()
 	text, err := json.Marshal(j)
 	h.check(err)
 	self, err := os.Executable()
 	h.check(err)
 	args := []string{"-vm", "uml", "-timeout", "10m"}
+	if j.Marks != "" {
+		args = append(args, "-rw", filepath.Dir(j.Marks))
+	}
 	for _, d := range disks {
 		args = append(args, "-disk", d)
 	}
 	cmd := exec.Command(h.exec, append(args, self)...)
 	cmd.Dir = h.dir // what is below /tmp is seen in the machine only if it is asked for
 	cmd.Env = append(os.Environ(), roleVar+"="+role, jobVar+"="+string(text))
+	return cmd
+}
+
+// boot runs a machine to its end.
+func (h *host) boot(role string, j job, disks ...string) (stdout []byte, err error) {
+	h.t.Helper()
+	cmd := h.machine(role, j, disks...)
 	var out, errw bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errw
 	if err := cmd.Run(); err != nil {
@@ -220,27 +232,35 @@ func firstCommands() []string {
 
 func (h *host) after(log *writeLog, c cut, disk string) {
 	h.t.Helper()
-	names, under, err := promises(log.entries[:c.at])
+	names, under, err := promises(nil, log.marks(c.at))
 	h.check(err)
+	what := fmt.Sprintf("-seed %d, cut at %d of %d (scatter %v, keep %v), under way %q", h.job.Seed, c.at, len(log.entries), c.scatter, c.keep, under)
+	h.look(what, names, c.seed, disk)
+}
+
+// look boots the disk and holds what is there against what was promised.
+func (h *host) look(what string, names map[string]promise, seed uint64, disk string) (images map[string]string, ok bool) {
+	h.t.Helper()
 	j := h.job
-	j.First = firstCommands()[int(c.seed%uint64(len(firstCommands())))]
-	what := fmt.Sprintf("-seed %d, cut at %d of %d (scatter %v, keep %v), first %q, under way %q",
-		j.Seed, c.at, len(log.entries), c.scatter, c.keep, j.First, under)
+	j.Seed, j.First = seed, firstCommands()[int(seed%uint64(len(firstCommands())))]
+	what += fmt.Sprintf(", first %q", j.First)
 	out, err := h.boot("check", j, disk)
 	if err != nil {
 		h.t.Errorf("%s: %v", what, err)
-		return
+		return nil, false
 	}
 	var f found
 	if err := json.Unmarshal(out, &f); err != nil {
 		h.t.Errorf("%s: %v: %s", what, err, out)
-		return
+		return nil, false
 	}
-	if wrong := append(f.Wrong, compare(names, f.Images)...); len(wrong) > 0 {
+	images, wrong := compare(names, f.Images)
+	if wrong = append(f.Wrong, wrong...); len(wrong) > 0 {
 		h.t.Errorf("%s:\n%s", what, strings.Join(wrong, "\n"))
-		return
+		return nil, false
 	}
-	h.t.Logf("%s: %d images whole", what, len(f.Images))
+	h.t.Logf("%s: %d images whole", what, len(images))
+	return images, true
 }
 
 // differ answers with the first byte in which two files differ, or -1.

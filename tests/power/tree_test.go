@@ -2,6 +2,7 @@ package power
 
 import (
 	"archive/tar"
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -25,19 +26,37 @@ type file struct {
 	link string
 }
 
+// layers are the files of a generated tree as an image's three layers, base first. The
+// lower ones are those of other contents, too, so that images share them. The top one
+// takes a file of the lowest away.
+func layers(base string) [][]file {
+	var n int
+	fmt.Sscanf(base, "c%d", &n)
+	list := [][]file{{{name: "data", mode: fs.ModeDir | 0o755}}, nil, nil}
+	for d, from := range []string{fmt.Sprint("low", n%2), fmt.Sprint("mid", n%4), base} {
+		rnd := seeded(from)
+		dir := fmt.Sprintf("data/d%d", d)
+		list[d] = append(list[d], file{name: dir, mode: fs.ModeDir | 0o750})
+		for i := range 4 {
+			size := []int{0, 100, 5000, 70000, 300000}[rnd.IntN(5)]
+			list[d] = append(list[d], file{name: fmt.Sprintf("%s/f%d", dir, i), mode: 0o640, data: noise(rnd, size)})
+		}
+		list[d] = append(list[d], file{name: dir + "/link", mode: fs.ModeSymlink | 0o777, link: "f1"})
+	}
+	list[0] = append(list[0], file{name: "data/d0/" + removed, mode: 0o640, data: written(removed)})
+	list[2] = append(list[2], file{name: "data/d0/.wh." + removed, mode: 0o640})
+	return list
+}
+
+const removed = "removed"
+
 // tree makes the files of a content, parents first.
 func tree(content string) (list []file) {
 	base, added, _ := strings.Cut(content, "+")
-	rnd := seeded(base)
-	list = append(list, file{name: "data", mode: fs.ModeDir | 0o755})
-	for d := range 3 {
-		dir := fmt.Sprintf("data/d%d", d)
-		list = append(list, file{name: dir, mode: fs.ModeDir | 0o750})
-		for i := range 4 {
-			size := []int{0, 100, 5000, 70000, 300000}[rnd.IntN(5)]
-			list = append(list, file{name: fmt.Sprintf("%s/f%d", dir, i), mode: 0o640, data: noise(rnd, size)})
+	for _, f := range slices.Concat(layers(base)...) {
+		if !strings.HasSuffix(f.name, removed) {
+			list = append(list, f)
 		}
-		list = append(list, file{name: dir + "/link", mode: fs.ModeSymlink | 0o777, link: "f1"})
 	}
 	for word := range strings.SplitSeq(added, "+") {
 		if word != "" {
@@ -75,15 +94,11 @@ func sum(list []file) string {
 	return hex.EncodeToString(h[:])
 }
 
-// writeTar makes a plain tar of a content.
-func writeTar(path, content string) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	w := tar.NewWriter(f)
-	for _, e := range tree(content) {
+// makeTar makes a plain tar of files.
+func makeTar(files []file) ([]byte, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, e := range files {
 		h := &tar.Header{Name: e.name, Mode: int64(e.mode.Perm()), Size: int64(len(e.data)), Linkname: e.link, Typeflag: tar.TypeReg}
 		switch e.mode.Type() {
 		case fs.ModeDir:
@@ -92,13 +107,14 @@ func writeTar(path, content string) error {
 			h.Typeflag = tar.TypeSymlink
 		}
 		if err := w.WriteHeader(h); err != nil {
-			return err
+			return nil, err
 		}
 		if _, err := w.Write(e.data); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return w.Close()
+	err := w.Close()
+	return b.Bytes(), err
 }
 
 // readTree is the tree below /data of the root that we are in.
