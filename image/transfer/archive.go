@@ -142,7 +142,7 @@ func seekable(f *os.File, opt Options) (*os.File, error) {
 	if st.Mode().IsRegular() {
 		var head [6]byte
 		n, _ := f.ReadAt(head[:], 0)
-		plain, err := decompress(bufio.NewReader(bytes.NewReader(head[:n])))
+		plain, err := decompress(bufio.NewReader(bytes.NewReader(head[:n])), false)
 		if _, same := plain.(*unpacked); err == nil && !same {
 			return f, nil
 		}
@@ -173,6 +173,9 @@ type tarReader struct {
 	io.Closer
 }
 
+// headBytes hold the first few headers of a tar.
+const headBytes = 4096
+
 // newTarReader undoes the compression of in, and closes it in the end.
 func newTarReader(in io.ReadCloser, size int64, pipe bool, opt Options) (*tarReader, error) {
 	var have int64
@@ -182,10 +185,9 @@ func newTarReader(in io.ReadCloser, size int64, pipe bool, opt Options) (*tarRea
 		opt.progress(Progress{Bytes: have, Total: size})
 		return n, err
 	})
-	l := newLayerReader("", counted, func() {}, in.Close)
-	l.pipe = pipe
+	l := rawLayer{r: counted, pipe: pipe, close: in.Close}.open()
 	r := &tarReader{bufio.NewReaderSize(l, 64<<10), l}
-	if _, err := r.Peek(512); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := r.Peek(headBytes); err != nil && !errors.Is(err, io.EOF) {
 		r.Close()
 		return nil, err
 	}
@@ -210,7 +212,7 @@ func openTar(ctx context.Context, in io.ReadCloser, size int64, opt Options) (*i
 	if err != nil {
 		return nil, err
 	}
-	head, _ := r.Peek(512)
+	head, _ := r.Peek(headBytes)
 	if !startsImage(head) {
 		return plainTree(r, size), nil
 	}
@@ -256,9 +258,13 @@ func plainTree(r *tarReader, size int64) *image.Source {
 	return &image.Source{Layers: []image.SourceLayer{{Bytes: size, Open: open}}, Close: r.Close}
 }
 
-// startsImage looks at the header of a tar's first member.
+// startsImage looks at the headers at a tar's start: "." says nothing yet.
 func startsImage(head []byte) bool {
-	h, err := tar.NewReader(bytes.NewReader(head)).Next()
+	tr := tar.NewReader(bytes.NewReader(head))
+	h, err := tr.Next()
+	for err == nil && path.Clean(h.Name) == "." {
+		h, err = tr.Next()
+	}
 	if err != nil {
 		return false
 	}

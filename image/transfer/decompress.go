@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -16,8 +17,10 @@ import (
 const maxWindow = 2 << 30
 
 // decompress looks at the first bytes: a name or a media type tells less. The reader
-// ends with io.EOF only after r has: what r verifies is verified then.
-func decompress(r *bufio.Reader) (io.ReadCloser, error) {
+// ends with io.EOF only after r has: what r verifies is verified then. With verified, a
+// content that does not unpack is read to its end, too: that it is not what its digest
+// says explains more.
+func decompress(r *bufio.Reader, verified bool) (io.ReadCloser, error) {
 	head, err := r.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
@@ -38,7 +41,7 @@ func decompress(r *bufio.Reader) (io.ReadCloser, error) {
 		if err != nil {
 			return nil, fmt.Errorf("gzip: %w", err)
 		}
-		return &unpacked{r: z, raw: r, kind: "gzip"}, nil
+		return &unpacked{r: z, raw: r, kind: "gzip", verified: verified}, nil
 	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")),
 		len(head) >= 4 && head[0]&0xf0 == 0x50 && string(head[1:4]) == "\x2a\x4d\x18": // a skippable frame first
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
@@ -46,36 +49,38 @@ func decompress(r *bufio.Reader) (io.ReadCloser, error) {
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}
-		return &unpacked{r: z, raw: r, kind: "zstd", close: z.Close}, nil
+		return &unpacked{r: z, raw: r, kind: "zstd", verified: verified, close: z.Close}, nil
 	}
 	return io.NopCloser(r), nil
 }
 
 // unpacked names the compression in its errors, and reads what it unpacks to the end.
 type unpacked struct {
-	r     io.Reader
-	raw   io.Reader
-	kind  string
-	close func()
+	r        io.Reader
+	raw      io.Reader
+	kind     string
+	verified bool
+	close    func()
 }
 
 func (u *unpacked) Read(p []byte) (int, error) {
 	n, err := u.r.Read(p)
-	switch {
-	case err == nil:
+	if err == nil {
 		return n, nil
-	case errors.Is(err, io.EOF):
-		// A bit flipped in the last bytes is seen by the digest below, not by the format.
-		if _, err := io.Copy(io.Discard, u.raw); err != nil {
-			return n, err
-		}
-		return n, io.EOF
 	}
 	var below *sourceError
 	if errors.As(err, &below) { // the network's or the digest's, not the format's
 		return n, below
 	}
-	return n, fmt.Errorf("%s: %w", u.kind, err)
+	if err == io.EOF || u.verified {
+		if _, err := io.Copy(io.Discard, u.raw); err != nil {
+			return n, err
+		}
+	}
+	if err == io.EOF {
+		return n, io.EOF
+	}
+	return n, fmt.Errorf("%s: %s", u.kind, strings.TrimPrefix(err.Error(), u.kind+": "))
 }
 
 func (u *unpacked) Close() error {

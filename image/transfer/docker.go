@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"thinrun/image"
+
+	"github.com/google/go-containerregistry/pkg/name"
 )
 
 // saved is an entry of manifest.json in what docker save writes, and podman and skopeo
@@ -69,7 +71,8 @@ func fromDocker(ctx context.Context, in files, ref string, opt Options) (*image.
 				opt.progress(Progress{Layer: i, Digest: diffIDs[i], Bytes: have, Total: size})
 				return n, err
 			})
-			return newLayerReader(fmt.Sprintf("layer %d of %d (%s)", i+1, len(diffIDs), printable(name)), counted, func() {}, r.Close), nil
+			title := fmt.Sprintf("layer %d of %d (%s)", i+1, len(diffIDs), printable(name))
+			return rawLayer{name: title, r: counted, close: r.Close}.open(), nil
 		}})
 	}
 	return src, nil
@@ -91,9 +94,19 @@ func tagged(list []saved, ref string) (saved, error) {
 		return saved{}, fmt.Errorf("holds %d images: %s; append :REF to name one", len(list), all)
 	}
 	for _, s := range list {
-		if slices.ContainsFunc(s.RepoTags, func(t string) bool { return t == ref || t == ref+":latest" }) {
+		if slices.ContainsFunc(s.RepoTags, func(t string) bool { return full(t) == full(ref) }) {
 			return s, nil
 		}
 	}
 	return saved{}, fmt.Errorf("holds no image %q, only %s", printable(ref), all)
+}
+
+// full completes a tag as Docker does: skopeo writes docker.io/library/debian:latest,
+// docker save debian:latest.
+func full(tag string) string {
+	ref, err := name.ParseReference(tag, name.WeakValidation)
+	if err != nil {
+		return tag
+	}
+	return ref.Name()
 }

@@ -22,7 +22,7 @@ const parallel = 3
 // fetch brings the layers of an image from a registry: base first, three at a time, into
 // spools that are read while they fill.
 type fetch struct {
-	reg    *registry
+	reg    *repository
 	img    *found
 	opt    Options
 	ctx    context.Context // ends with Close
@@ -39,7 +39,7 @@ type fetched struct {
 	err   error
 }
 
-func newFetch(ctx context.Context, reg *registry, img *found, opt Options) *fetch {
+func newFetch(ctx context.Context, reg *repository, img *found, opt Options) *fetch {
 	f := &fetch{reg: reg, img: img, opt: opt, turns: make(chan struct{}, parallel), layers: make([]fetched, len(img.layers))}
 	f.ctx, f.cancel = context.WithCancel(ctx)
 	for i := range f.layers {
@@ -101,13 +101,13 @@ func (f *fetch) open(ctx context.Context, i int) (io.ReadCloser, error) {
 	l := &f.layers[i]
 	f.start(i, func() {}) // who did not say what it needs, or is faster than the turns
 	name := fmt.Sprintf("layer %d of %d (%s)", i+1, len(f.layers), f.img.layers[i].Digest)
-	return newLayerReader(name, &pending{f: f, i: i, ctx: ctx}, cancel, func() error {
+	return rawLayer{name: name, r: &pending{f: f, i: i, ctx: ctx}, verified: true, cancel: cancel, close: func() error {
 		<-l.ready
 		if l.spool == nil || l.spool.length() < f.img.layers[i].Size {
 			return nil // still being written; close ends it
 		}
 		return l.spool.file.Truncate(0) // the space is wanted for the next
-	}), nil
+	}}.open(), nil
 }
 
 // pending is a follower of a spool that may not be there yet.

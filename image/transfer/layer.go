@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"bufio"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -36,7 +35,7 @@ func (v *verifier) Read(p []byte) (int, error) {
 	if v.have > v.d.Size {
 		return n, tooLong(v.d)
 	}
-	if errors.Is(err, io.EOF) {
+	if err == io.EOF {
 		if bad := checkSum(v.hash, v.have, v.d); bad != nil {
 			return n, bad
 		}
@@ -59,18 +58,25 @@ func checkSum(h hash.Hash, have int64, d v1.Descriptor) error {
 	return nil
 }
 
+// rawLayer is a layer as it lies somewhere.
+type rawLayer struct {
+	name     string // for errors; may be ""
+	r        io.Reader
+	verified bool         // r compares with a digest at its end
+	pipe     bool         // a read of r may block for ever; else cancel ends it
+	cancel   func()       // may be nil
+	close    func() error // may be nil
+}
+
 // layerReader is the uncompressed tar of a layer. Decompression runs ahead of who reads,
 // on another processor.
 type layerReader struct {
-	name   string // for errors; may be ""
-	pipe   bool   // a read may block for ever
+	raw    rawLayer
 	chunks chan []byte
 	free   chan []byte
 	rest   []byte // of the chunk that is being read
 	whole  []byte
 	err    error // how the reading ended; to be looked at when chunks is closed
-	cancel context.CancelFunc
-	close  func() error
 }
 
 const (
@@ -78,24 +84,19 @@ const (
 	aheadBytes  = 256 << 10
 )
 
-// newLayerReader reads raw, undoes the compression and closes with close. raw must end
-// its reads when cancel is called, or be a file, whose reads end by themselves.
-func newLayerReader(name string, raw io.Reader, cancel context.CancelFunc, close func() error) *layerReader {
-	l := &layerReader{
-		name: name, cancel: cancel, close: close,
-		chunks: make(chan []byte, aheadChunks), free: make(chan []byte, aheadChunks),
-	}
+func (raw rawLayer) open() *layerReader {
+	l := &layerReader{raw: raw, chunks: make(chan []byte, aheadChunks), free: make(chan []byte, aheadChunks)}
 	for range aheadChunks {
 		l.free <- nil
 	}
-	go l.ahead(raw)
+	go l.ahead()
 	return l
 }
 
-// ahead ends at the end of raw, or when Close has closed free.
-func (l *layerReader) ahead(raw io.Reader) {
+// ahead ends at the end of the raw layer, or when Close has closed free.
+func (l *layerReader) ahead() {
 	defer close(l.chunks)
-	plain, err := decompress(bufio.NewReaderSize(&below{raw}, 64<<10))
+	plain, err := decompress(bufio.NewReaderSize(&below{l.raw.r}, 64<<10), l.raw.verified)
 	if err != nil {
 		l.err = err
 		return
@@ -136,13 +137,15 @@ func (l *layerReader) Read(p []byte) (int, error) {
 		}
 		chunk, ok := <-l.chunks
 		if !ok {
-			if errors.Is(l.err, io.EOF) {
+			// Not errors.Is: a connection's end is an io.EOF inside of something else, and
+			// not the end of the layer.
+			if l.err == io.EOF {
 				return 0, io.EOF
 			}
-			if l.name == "" {
+			if l.raw.name == "" {
 				return 0, l.err
 			}
-			return 0, fmt.Errorf("%s: %w", l.name, l.err)
+			return 0, fmt.Errorf("%s: %w", l.raw.name, l.err)
 		}
 		l.rest, l.whole = chunk, chunk[:cap(chunk)]
 	}
@@ -152,13 +155,18 @@ func (l *layerReader) Read(p []byte) (int, error) {
 }
 
 func (l *layerReader) Close() error {
-	l.cancel()
+	if l.raw.cancel != nil {
+		l.raw.cancel()
+	}
 	close(l.free)
-	if !l.pipe { // else ahead ends with its read, or with the process
+	if !l.raw.pipe { // else ahead ends with its read, or with the process
 		for range l.chunks {
 		}
 	}
-	return l.close()
+	if l.raw.close != nil {
+		return l.raw.close()
+	}
+	return nil
 }
 
 // below marks the errors of what a decompressor reads.
@@ -166,7 +174,7 @@ type below struct{ r io.Reader }
 
 func (b *below) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err != nil && err != io.EOF {
 		err = &sourceError{err}
 	}
 	return n, err

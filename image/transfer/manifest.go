@@ -167,7 +167,7 @@ func checkConfig(config []byte, layers int, want wanted) (diffIDs []string, err 
 		return nil, errors.New("an image without layers")
 	case c.OS == "" && c.Architecture == "": // made by hand: umoci new asks, others do not
 	case !want.takes(c.Platform):
-		err := fmt.Errorf("is for %s, not for %s", printable(c.Platform.String()), want)
+		err := fmt.Errorf("the image is for %s, not for %s", printable(c.Platform.String()), want)
 		if !want.asked {
 			err = fmt.Errorf("%w (--platform %s takes it nevertheless)", err, printable(c.Platform.String()))
 		}

@@ -20,8 +20,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// registry is one repository of a registry, authenticated.
-type registry struct {
+// repository is one of a registry, authenticated.
+type repository struct {
 	client http.Client
 	repo   name.Repository
 	root   v1.Descriptor // what the reference led to, and its content
@@ -45,7 +45,7 @@ func openRegistry(ctx context.Context, text string, opt Options) (*image.Source,
 		return nil, err
 	}
 	base := newPatient(opt)
-	r := &registry{repo: repo, patience: opt.patience}
+	r := &repository{repo: repo, patience: opt.patience}
 	r.client.Transport, err = transport.NewWithContext(ctx, repo.Registry, login, base, []string{repo.Scope(transport.PullScope)})
 	if err != nil {
 		return nil, login.explain(repo.Registry, err)
@@ -79,7 +79,7 @@ func parseReference(text string, insecure bool) (name.Reference, error) {
 
 // look reads what the reference stands for. A tag is whatever the registry says, so the
 // digest is counted here; a digest is verified.
-func (r *registry) look(ctx context.Context, ref name.Reference) error {
+func (r *repository) look(ctx context.Context, ref name.Reference) error {
 	header, body, err := r.document(ctx, "manifests", ref.Identifier())
 	if err != nil {
 		return err
@@ -96,23 +96,23 @@ func (r *registry) look(ctx context.Context, ref name.Reference) error {
 	return nil
 }
 
-func (r *registry) manifest(ctx context.Context, h v1.Hash) (io.ReadCloser, error) {
+func (r *repository) manifest(ctx context.Context, h v1.Hash) (io.ReadCloser, error) {
 	if h == r.root.Digest {
 		return io.NopCloser(bytes.NewReader(r.body)), nil
 	}
 	return r.reader(r.document(ctx, "manifests", h.String()))
 }
 
-func (r *registry) blob(ctx context.Context, h v1.Hash) (io.ReadCloser, error) {
+func (r *repository) blob(ctx context.Context, h v1.Hash) (io.ReadCloser, error) {
 	return r.reader(r.document(ctx, "blobs", h.String()))
 }
 
-func (r *registry) reader(_ http.Header, body []byte, err error) (io.ReadCloser, error) {
+func (r *repository) reader(_ http.Header, body []byte, err error) (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(body)), err
 }
 
 // document gets a manifest or config whole, again if the connection breaks in it.
-func (r *registry) document(ctx context.Context, kind, what string) (header http.Header, body []byte, err error) {
+func (r *repository) document(ctx context.Context, kind, what string) (header http.Header, body []byte, err error) {
 	for try := 1; ; try++ {
 		resp, err := r.get(ctx, kind, what, 0)
 		if err != nil {
@@ -130,7 +130,7 @@ func (r *registry) document(ctx context.Context, kind, what string) (header http
 }
 
 // get asks for a manifest or blob, from the byte at from on if the registry does ranges.
-func (r *registry) get(ctx context.Context, kind, what string, from int64) (*http.Response, error) {
+func (r *repository) get(ctx context.Context, kind, what string, from int64) (*http.Response, error) {
 	u := url.URL{Scheme: "https", Host: r.repo.RegistryStr(), Path: fmt.Sprintf("/v2/%s/%s/%s", r.repo.RepositoryStr(), kind, what)}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
@@ -174,6 +174,10 @@ func (l login) explain(reg name.Registry, err error) error {
 			return fmt.Errorf("%s says %s: no such image or tag", reg, why)
 		}
 		return fmt.Errorf("%s says %s", reg, why)
+	}
+	var sent *url.Error
+	if !errors.As(err, &sent) {
+		return err // not the network's
 	}
 	var cert *tls.CertificateVerificationError
 	switch {

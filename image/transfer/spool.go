@@ -77,8 +77,12 @@ func (s *spool) length() int64 {
 	return s.have
 }
 
-// finish says how the writing ended: io.EOF, or what went wrong.
+// finish says how the writing ended: io.EOF, or what went wrong. That may have an io.EOF
+// inside, a connection's, which no reader shall take for the layer's.
 func (s *spool) finish(end error) {
+	if end != io.EOF && errors.Is(end, io.EOF) {
+		end = errors.New(end.Error())
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.end == nil {
