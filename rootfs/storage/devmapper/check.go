@@ -63,11 +63,12 @@ func (d *Driver) Check() (Report, error) {
 		}
 		checked, err = p.check(0)
 	case err == nil && checked == nil:
-		e := p.still(func() error {
-			checked, err = p.check(tooLong)
-			return nil
+		err = p.guarded(func() error {
+			return p.still(func() (err error) {
+				checked, err = p.check(tooLong)
+				return err
+			})
 		})
-		err = errors.Join(e, err)
 	case err == nil:
 		checked.Thins, err = p.thins() // as they are now
 	}
@@ -199,20 +200,29 @@ func (p *pool) checkRecords(r *Report, thins []thinmeta.Thin) error {
 	return nil
 }
 
+// guarded has somebody watch over the pool who resumes it if this process is killed while
+// it is suspended; without a guardian the next command does (settle).
+func (p *pool) guarded(fn func() error) error {
+	if p.opts.Guard == nil {
+		return fn()
+	}
+	done, err := p.opts.Guard(p.name())
+	if err != nil {
+		return p.fail("nobody watches over the suspended pool: %w", err)
+	}
+	if err = fn(); !errors.Is(err, errSuspended) {
+		done()
+	}
+	return err
+}
+
 // still holds all I/O of a pool back while fn runs: what was in flight is done and
 // committed, so metadata and data are what the superblock says. The caller holds the lock
-// alone. Killed in here, the guardian resumes it, or the next command (settle).
+// alone, and is guarded.
 func (p *pool) still(fn func() error) (err error) {
-	done := func() {}
-	if p.opts.Guard != nil {
-		if done, err = p.opts.Guard(p.name()); err != nil {
-			return p.fail("nobody watches over the suspended pool: %w", err)
-		}
-	}
 	defer holdSignals()()
 	p.step("suspend pool")
 	if err := p.ctl.Suspend(p.name(), dm.NoFlush); err != nil {
-		done()
 		return p.fail("%w", err)
 	}
 	err = p.quiet()
@@ -224,7 +234,6 @@ func (p *pool) still(fn func() error) (err error) {
 	if _, e := p.ctl.Resume(p.name()); e != nil {
 		return errors.Join(err, p.fail("%w: %w", e, errSuspended)) // the guardian tries again
 	}
-	done()
 	return err
 }
 

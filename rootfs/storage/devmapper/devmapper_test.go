@@ -135,7 +135,7 @@ func TestDriver(t *testing.T) {
 			t.Fatal(err)
 		}
 		return storagetest.Fixture{
-			Driver: d, Layers: d, Without: []string{"meter"},
+			Driver: d, Layers: d,
 			Reopen: func(t *testing.T) storage.Driver { return again(t, d) },
 			Held:   func(t *testing.T) []string { return held(t, d) },
 		}

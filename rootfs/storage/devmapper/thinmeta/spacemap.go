@@ -37,25 +37,30 @@ type bitmap struct {
 // found, if not nil, is told of each metadata block that the map itself is made of, but for
 // the bitmaps.
 func (s *Superblock) DataMap(r io.ReaderAt, found func(block uint64)) (*SpaceMap, error) {
+	m, err := s.dataMap(r, found)
+	if err == nil {
+		err = because(m.counts(r, s.dataOver, found), "%s", m.what)
+	}
+	return m, err
+}
+
+// FreeMap is the data's space map without the counts of those blocks that have more than
+// two owners, of which there may be many: enough for Free.
+func (s *Superblock) FreeMap(r io.ReaderAt) (*SpaceMap, error) { return s.dataMap(r, nil) }
+
+func (s *Superblock) dataMap(r io.ReaderAt, found func(block uint64)) (*SpaceMap, error) {
 	m := &SpaceMap{Space: s.Data, what: "data space map", over: map[uint64]uint32{}}
 	// Each bitmap is a metadata block of its own, so there cannot be more than those.
 	if bitmaps(s.Data.Total) > s.Metadata.Total {
 		return nil, fmt.Errorf("%s: %d blocks: %w", m.what, s.Data.Total, ErrDamaged)
 	}
-	w := walker{r: r, seen: map[uint64]bool{}}
-	if found != nil {
-		w.node = func(n *node) { found(n.block) }
-	}
-	err := w.tree(s.dataIndex, indexEntrySize, func(key uint64, v []byte) error {
+	err := treeOf(r, found).tree(s.dataIndex, indexEntrySize, func(key uint64, v []byte) error {
 		if key != uint64(len(m.bitmaps)) || key >= bitmaps(s.Data.Total) {
 			return fmt.Errorf("bitmap %d where %d of %d should be: %w", key, len(m.bitmaps), bitmaps(s.Data.Total), ErrDamaged)
 		}
 		m.add(v)
 		return nil
 	})
-	if err == nil {
-		err = m.counts(&w, s.dataOver)
-	}
 	if err == nil && uint64(len(m.bitmaps)) != bitmaps(s.Data.Total) {
 		err = fmt.Errorf("%d bitmaps for %d blocks: %w", len(m.bitmaps), s.Data.Total, ErrDamaged)
 	}
@@ -79,12 +84,10 @@ func (s *Superblock) MetadataMap(r io.ReaderAt, found func(block uint64)) (*Spac
 	for i := range bitmaps(s.Metadata.Total) {
 		m.add(b[16+indexEntrySize*i:])
 	}
-	w := walker{r: r, seen: map[uint64]bool{}}
 	if found != nil {
 		found(s.metaIndex)
-		w.node = func(n *node) { found(n.block) }
 	}
-	return m, because(m.counts(&w, s.metaOver), "%s", m.what)
+	return m, because(m.counts(r, s.metaOver, found), "%s", m.what)
 }
 
 func bitmaps(blocks uint64) uint64 { return blocks/PerBitmap + min(1, blocks%PerBitmap) }
@@ -93,8 +96,16 @@ func (m *SpaceMap) add(entry []byte) {
 	m.bitmaps = append(m.bitmaps, bitmap{binary.LittleEndian.Uint64(entry), binary.LittleEndian.Uint32(entry[8:])})
 }
 
-func (m *SpaceMap) counts(w *walker, root uint64) error {
-	return w.tree(root, 4, func(key uint64, v []byte) error {
+func treeOf(r io.ReaderAt, found func(block uint64)) *walker {
+	w := &walker{r: r, seen: map[uint64]bool{}}
+	if found != nil {
+		w.node = func(n *node) { found(n.block) }
+	}
+	return w
+}
+
+func (m *SpaceMap) counts(r io.ReaderAt, root uint64, found func(block uint64)) error {
+	return treeOf(r, found).tree(root, 4, func(key uint64, v []byte) error {
 		if key >= m.Total {
 			return fmt.Errorf("a count for block %d of %d: %w", key, m.Total, ErrDamaged)
 		}
@@ -106,8 +117,8 @@ func (m *SpaceMap) counts(w *walker, root uint64) error {
 // Bitmaps is how many there are.
 func (m *SpaceMap) Bitmaps() int { return len(m.bitmaps) }
 
-// Counts reads the counts of the blocks from i*PerBitmap on, as many as bitmap i has.
-func (m *SpaceMap) Counts(r io.ReaderAt, i int) ([]uint32, error) {
+// bits reads the two bits of the blocks from i*PerBitmap on, as many as bitmap i has.
+func (m *SpaceMap) bits(r io.ReaderAt, i int) ([]uint32, error) {
 	b := make([]byte, BlockSize)
 	err := readBlock(r, m.bitmaps[i].block, b)
 	if err == nil {
@@ -116,36 +127,44 @@ func (m *SpaceMap) Counts(r io.ReaderAt, i int) ([]uint32, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: bitmap %d: %w", m.what, i, err)
 	}
-	first := uint64(i) * PerBitmap
-	counts := make([]uint32, min(PerBitmap, m.Total-first))
+	counts := make([]uint32, min(PerBitmap, m.Total-uint64(i)*PerBitmap))
 	for k := range counts {
 		two := b[bitmapHead+k/4] >> (k % 4 * 2) & 3
 		// The lower bit of the two is the higher one of the number (sm_lookup_bitmap).
 		counts[k] = uint32(two>>1 | two&1<<1)
-		if counts[k] == overflowed {
-			n, ok := m.over[first+uint64(k)]
-			if !ok || n < overflowed {
-				return nil, fmt.Errorf("%s: block %d has no count: %w", m.what, first+uint64(k), ErrDamaged)
-			}
-			counts[k] = n
-		}
 	}
 	return counts, nil
 }
 
-// Run is blocks that follow each other.
+// Counts reads the counts of the blocks from i*PerBitmap on, as many as bitmap i has.
+func (m *SpaceMap) Counts(r io.ReaderAt, i int) ([]uint32, error) {
+	counts, err := m.bits(r, i)
+	for k, two := range counts {
+		if two != overflowed {
+			continue
+		}
+		block := uint64(i)*PerBitmap + uint64(k)
+		n, ok := m.over[block]
+		if !ok || n < overflowed {
+			return nil, fmt.Errorf("%s: block %d has no count: %w", m.what, block, ErrDamaged)
+		}
+		counts[k] = n
+	}
+	return counts, err
+}
+
+// Run is blocks that follow each other: From is one of them, To is not.
 type Run struct{ From, To uint64 }
 
 // Free lists the free blocks of bitmap i.
 func (m *SpaceMap) Free(r io.ReaderAt, i int) ([]Run, error) {
-	counts, err := m.Counts(r, i)
+	counts, err := m.bits(r, i)
 	if err != nil {
 		return nil, err
 	}
 	var runs []Run
-	first := uint64(i) * PerBitmap
 	for k, n := range counts {
-		at := first + uint64(k)
+		at := uint64(i)*PerBitmap + uint64(k)
 		switch last := len(runs) - 1; {
 		case n != 0:
 		case last >= 0 && runs[last].To == at:

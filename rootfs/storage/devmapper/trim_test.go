@@ -1,0 +1,338 @@
+package devmapper
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage/devmapper/thinmeta"
+)
+
+func TestWithout(t *testing.T) {
+	rnd := rand.New(rand.NewSource(3))
+	for range 2000 {
+		free := make([]bool, 60)
+		var keep []thinmeta.Run
+		for at := uint64(rnd.Intn(9)); at < 50; at += uint64(rnd.Intn(9)) {
+			n := uint64(1 + rnd.Intn(6))
+			keep = append(keep, thinmeta.Run{From: at, To: at + n})
+			at += n
+		}
+		run := thinmeta.Run{From: uint64(rnd.Intn(30))}
+		run.To = run.From + uint64(rnd.Intn(30))
+		for i := run.From; i < run.To; i++ {
+			free[i] = !slices.ContainsFunc(keep, func(k thinmeta.Run) bool { return i >= k.From && i < k.To })
+		}
+		for _, left := range without(run, keep) {
+			for i := left.From; i < left.To; i++ {
+				if !free[i] {
+					t.Fatalf("%v without %v: %d is given twice or was kept", run, keep, i)
+				}
+				free[i] = false
+			}
+		}
+		if slices.Contains(free, true) {
+			t.Fatalf("%v without %v leaves some out", run, keep)
+		}
+	}
+}
+
+// dropCaches has what is read next come from the disk.
+func dropCaches(t *testing.T) {
+	t.Helper()
+	unix.Sync()
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sum is over all files at the top of a mount.
+func sum(t *testing.T, mnt *os.File) string {
+	t.Helper()
+	dir, err := openRoot(mnt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(names)
+	h := sha256.New()
+	for _, name := range names {
+		fd, err := unix.Openat(int(mnt.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(fd), name)
+		if st, err := f.Stat(); err != nil || st.IsDir() {
+			f.Close()
+			continue
+		}
+		fmt.Fprintln(h, name)
+		if _, err := io.Copy(h, f); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
+// layerSum is the content of a sealed layer, by a view of it.
+func layerSum(t *testing.T, d *Driver, id string) string {
+	t.Helper()
+	l, err := d.NewLayer(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := sum(t, l.(*open).mnt)
+	if err := l.Abort(); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func hostBytes(t *testing.T, path string) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return uint64(st.Blocks) * 512
+}
+
+// TestTrimUnderWriters: the host has its space back, and nobody loses a byte, while four
+// containers write and others come and go.
+func TestTrimUnderWriters(t *testing.T) {
+	d := fresh(t, Options{})
+	images := aPool(t, d)
+	big := root(t, d, images[0])
+	big.write(t, "garbage", 1, 90<<20)
+	old := root(t, d, images[1])
+	old.write(t, "kept", 2, 8<<20)
+	defer old.remove(t, d)
+	big.remove(t, d)
+	dropCaches(t)
+	want := map[string]string{"old": sum(t, old.src.Mount)}
+	for _, id := range images {
+		want[id] = layerSum(t, d, id)
+	}
+	before := hostBytes(t, d.dir+"/data")
+
+	writers := make([]*aRoot, 4)
+	for i := range writers {
+		writers[i] = root(t, d, images[i%2])
+		defer writers[i].remove(t, d)
+	}
+	over := make(chan struct{})
+	var work sync.WaitGroup
+	failed := make(chan error, 10)
+	seeds := make([][]int64, len(writers))
+	for i, w := range writers {
+		work.Go(func() {
+			for n := int64(0); n < 24; n++ { // 6 MiB of each, however often it is overwritten
+				select {
+				case <-over:
+					return
+				default:
+				}
+				b := make([]byte, 256<<10)
+				rand.New(rand.NewSource(int64(i)<<32 + n)).Read(b)
+				if err := writeIn(w.src.Mount, fmt.Sprint(n), b); err != nil {
+					failed <- err
+					return
+				}
+				seeds[i] = append(seeds[i], n)
+				if f, err := openRoot(w.src.Mount); err == nil {
+					unix.Syncfs(int(f.Fd()))
+					f.Close()
+				}
+			}
+		})
+	}
+	work.Go(func() { // and more come and go
+		o := again(t, d)
+		for range 3 {
+			select {
+			case <-over:
+				return
+			default:
+			}
+			root(t, o, images[0]).remove(t, o)
+		}
+	})
+	var given uint64
+	for range 4 {
+		done, err := d.Trim()
+		if err != nil {
+			t.Error(err)
+		}
+		given += done.Bytes
+	}
+	close(over)
+	work.Wait()
+	close(failed)
+	for err := range failed {
+		t.Error(err)
+	}
+	after := hostBytes(t, d.dir+"/data")
+	t.Logf("%d MiB on the host, %d given back, %d now", before>>20, given>>20, after>>20)
+	if after+60<<20 > before || given < 60<<20 {
+		t.Errorf("of %d bytes, 90 MiB of them garbage, %d are left; it says %d were given back", before, after, given)
+	}
+	// From the disk, not the page cache.
+	for _, w := range append(writers, old) {
+		w.sync(t)
+	}
+	dropCaches(t)
+	if got := sum(t, old.src.Mount); got != want["old"] {
+		t.Error("a container's file is not what it was")
+	}
+	for i, w := range writers {
+		for _, n := range seeds[i] {
+			b := make([]byte, 256<<10)
+			rand.New(rand.NewSource(int64(i)<<32 + n)).Read(b)
+			fd, err := unix.Openat(int(w.src.Mount.Fd()), fmt.Sprint(n), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := os.NewFile(uintptr(fd), "written")
+			got, err := io.ReadAll(f)
+			f.Close()
+			if err != nil || string(got) != string(b) {
+				t.Errorf("writer %d, file %d: not what was written, %v", i, n, err)
+			}
+		}
+	}
+	for _, id := range images {
+		if got := layerSum(t, d, id); got != want[id] {
+			t.Errorf("layer %s is not what it was", id)
+		}
+	}
+	if out, err := thinTool(t, d, "thin_check"); err != nil {
+		t.Errorf("thin_check: %v\n%s", err, out)
+	}
+	if r, err := d.Check(); err != nil || !r.OK || r.Leaked != 0 {
+		t.Errorf("check: %+v, %v", r, err)
+	}
+}
+
+// TestTrimmedPoolOnAFullHost: the next lowBytes of new blocks are there, wherever the
+// kernel takes them from.
+func TestTrimmedPoolOnAFullHost(t *testing.T) {
+	needKernel(t)
+	disks := strings.Fields(os.Getenv("LAB_DISKS"))
+	if len(disks) == 0 {
+		t.Fatal("needs a disk of the lab (-disk)")
+	}
+	dir := t.TempDir()
+	for _, c := range [][]string{{"mkfs.ext4", "-q", "-F", "-m", "0", disks[0], "600M"}, {"mount", disks[0], dir}} {
+		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v %s", c, err, out)
+		}
+	}
+	o := small()
+	o.LowWater = 32 << 20
+	d, err := Open(dir, Options{Pool: o})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := errors.Join(d.Destroy(), d.Close(), unix.Unmount(dir, 0)); err != nil {
+			t.Error(err)
+		}
+	}()
+	images := aPool(t, d)
+	for _, inactive := range []bool{false, true} {
+		big := root(t, d, images[0])
+		big.write(t, "garbage", 1, 60<<20)
+		big.remove(t, d)
+		done, err := d.Trim()
+		if err != nil || done.Bytes == 0 || done.Reserve < o.LowWater {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		if inactive {
+			down(t, d)
+		}
+		w := root(t, d, images[0])
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Create(dir + "/fill")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := int64(st.Bavail) * st.Bsize; n > 4096; n /= 2 {
+			at, _ := f.Seek(0, 2)
+			for unix.Fallocate(int(f.Fd()), 0, at, n) == nil {
+				at += n
+			}
+			f.Seek(at, 0)
+		}
+		f.Close()
+		w.write(t, "more", 9, 20<<20) // write checks that syncfs has no error
+		dropCaches(t)
+		fsyncs(t, w)
+		if left := sum(t, w.src.Mount); left == "" {
+			t.Error("nothing there")
+		}
+		w.remove(t, d)
+		if err := os.Remove(dir + "/fill"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// fsyncs tells write errors that a file system heard of late.
+func fsyncs(t *testing.T, w *aRoot) {
+	t.Helper()
+	fd, err := unix.Openat(int(w.src.Mount.Fd()), "more", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 20<<20)
+	if n, err := unix.Pread(fd, b, 0); err != nil || n != len(b) {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	want := make([]byte, len(b))
+	rand.New(rand.NewSource(9)).Read(want)
+	if string(b) != string(want) {
+		t.Error("what was written on a full host is not there")
+	}
+	if err := unix.Fsync(fd); err != nil {
+		t.Errorf("fsync: %v", err)
+	}
+}
+
+func TestStrictPoolIsNotTrimmed(t *testing.T) {
+	d := fresh(t, Options{})
+	if err := d.CreatePool(d.opts.Pool); err != nil {
+		t.Fatal(err)
+	}
+	p, err := d.enterAlone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.strict = true
+	err = writeDurable(p.recordPath(), p.encode())
+	p.leave()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Trim(); !errors.Is(err, ErrPromised) {
+		t.Errorf("got %v, want %v", err, ErrPromised)
+	}
+}
