@@ -119,6 +119,11 @@ func (m *machine) leaks(f *found) {
 	if len(gone.Removed)+len(gone.Busy)+len(gone.Missing) > 0 {
 		f.must(fmt.Errorf("after gc another gc finds %+v", gone))
 	}
+	r, err := d.Check()
+	f.must(err)
+	if err == nil && !r.OK {
+		f.must(fmt.Errorf("the pool's check: %q", r.Problems))
+	}
 	st, err := d.Status()
 	if err == nil && (st.Unfinished > 0 || st.Containers > 0) {
 		f.must(fmt.Errorf("after gc there are %d containers and %d unfinished claims", st.Containers, st.Unfinished))
@@ -162,7 +167,7 @@ func (m *machine) fsck(f *found) {
 		f.must(second(m.ctl.Remove("power-layer", false)))
 	}
 	f.must(second(m.ctl.Remove(st.Name, false)))
-	f.must(tool("thin_check", "-q", st.Metadata.Path))
+	f.must(tool("thin_check", st.Metadata.Path))
 	left, err := os.ReadDir(storage + "/pool")
 	f.must(err)
 	for _, e := range left {

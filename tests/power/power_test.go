@@ -30,6 +30,8 @@ var (
 	rounds = flag.Int("rounds", 12, "commands of each of the load's workers")
 	kills  = flag.Int("kills", 2, "how many times the machine is killed")
 	seed   = flag.Uint64("seed", 1, "of the load and the cuts")
+	keep   = flag.String("keep", "", "directory for the recordings; they stay there")
+	replay = flag.Bool("replay", false, "cut the recordings in -keep again: the load of a seed is never twice the same")
 )
 
 func TestMain(m *testing.M) {
@@ -152,14 +154,32 @@ func (h *host) boot(role string, j job, disks ...string) (stdout []byte, err err
 // record runs the load once.
 func (h *host) record() *writeLog {
 	h.t.Helper()
-	disk, file := h.disk("recorded", diskSize), h.disk("log", 8<<30)
+	dir := h.dir
+	if *keep != "" {
+		dir = *keep
+	}
+	file := filepath.Join(dir, strings.ReplaceAll(h.t.Name(), "/", "-")+".log")
+	if !*replay {
+		h.load(file)
+	}
+	log, err := readLog(file)
+	h.check(err)
+	h.t.Cleanup(func() { log.file.Close() })
+	return log
+}
+
+func (h *host) load(file string) {
+	h.t.Helper()
+	disk := h.disk("recorded", diskSize)
+	h.check(os.WriteFile(file, nil, 0o600))
+	h.check(os.Truncate(file, 8<<30))
 	out, err := h.boot("load", h.job, disk, file)
 	if err != nil {
 		h.t.Fatalf("%v\n%s", err, out)
 	}
 	log, err := readLog(file)
 	h.check(err)
-	h.t.Cleanup(func() { log.file.Close() })
+	defer log.file.Close()
 	// That the log is all and is understood: replayed to its end it is that very disk.
 	again, err := os.OpenFile(h.disk("replayed", diskSize), os.O_RDWR, 0)
 	h.check(err)
@@ -170,7 +190,6 @@ func (h *host) record() *writeLog {
 	}
 	h.check(os.Remove(again.Name()))
 	h.check(os.Remove(disk))
-	return log
 }
 
 // cutAll makes the disk of each cut and looks at it.
@@ -198,12 +217,20 @@ func (h *host) cutAll(log *writeLog) {
 
 // planCuts chooses the moments: a third just after a command has reported success, with
 // no more on the disk than what was flushed; a third in the middle of a flush; and a
-// third anywhere.
+// third between two flushes of some command, so that short ones get their share.
 func planCuts(log *writeLog, first, n int, rnd *rand.Rand) (plan []cut) {
 	var reports, flushes []int
+	var commands [][2]int // from begin to end
+	begin := make(map[string]int)
 	for i := first; i < len(log.entries); i++ {
-		if strings.HasPrefix(log.entries[i].mark, "done/") {
+		switch word := strings.Split(log.entries[i].mark, "/"); word[0] {
+		case "begin":
+			begin[word[1]] = i
+		case "done":
 			reports = append(reports, i+1)
+			fallthrough
+		case "refused":
+			commands = append(commands, [2]int{begin[word[1]], i})
 		}
 		if log.entries[i].flush() {
 			flushes = append(flushes, i)
@@ -217,7 +244,14 @@ func planCuts(log *writeLog, first, n int, rnd *rand.Rand) (plan []cut) {
 		case 1:
 			c.at, c.scatter = flushes[rnd.IntN(len(flushes))], true
 		default:
-			c.at = first + rnd.IntN(len(log.entries)-first)
+			command := commands[rnd.IntN(len(commands))]
+			steps := []int{command[0] + 1}
+			for j := command[0]; j < command[1]; j++ {
+				if e := log.entries[j]; !e.plain() && e.mark == "" {
+					steps = append(steps, j+1)
+				}
+			}
+			c.at = steps[rnd.IntN(len(steps))]
 		}
 		plan = append(plan, c)
 	}
