@@ -15,9 +15,11 @@ LDFLAGS = -s -w $(if $(VERSION),-X main.version=$(VERSION)) -X main.commit=$(COM
 # marks fields that configs still carry, and a runtime has to read them.
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 -tags urfave_cli_no_docs -checks inherit,-SA1019
 
+SEED    = 1
+
 export CGO_ENABLED = 0
 
-.PHONY: build install test test-unit test-native test-lab labtest lint bench demo deps tools clean
+.PHONY: build install test test-unit test-native test-lab labtest powercut lint bench demo deps tools clean
 
 build: ## the static binary
 	$(GO) build $(FLAGS) -ldflags '$(LDFLAGS)' -o $(WHOLE) .
@@ -40,6 +42,13 @@ test-unit: ## what needs no root; the rest skips and says so
 
 labtest: deps ## the lab itself
 	$(GO) test $(FLAGS) -count 1 ./tests/lab/...
+
+# The recordings stay in .build/power; with REPLAY=-replay the same cuts come again.
+powercut: deps build tools ## the power goes 100 times under load; SEED=2 for other times
+	@mkdir -p .build/power
+	$(GO) test $(FLAGS) -c -o .build/test/power.test ./tests/power
+	cd tests/power && THINRUN=$(CURDIR)/thinrun ../../.build/bin/labexec -vm none -rw ../../.build/power \
+		../../.build/test/power.test -test.v -cuts 50 -kills 20 -rounds 30 -seed $(SEED) -keep $(CURDIR)/.build/power $(REPLAY)
 
 lint:
 	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "gofmt: $$files" >&2; exit 1; }
