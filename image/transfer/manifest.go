@@ -158,6 +158,9 @@ func checkConfig(config []byte, layers int, want wanted) (diffIDs []string, err 
 	if err := json.Unmarshal(config, &c); err != nil {
 		return nil, fmt.Errorf("config: %s", printable(err.Error()))
 	}
+	if c.Variant == "" { // most configs leave it out; the index has it
+		c.Variant = want.Variant
+	}
 	switch {
 	case c.RootFS.Type != "layers":
 		return nil, fmt.Errorf("config: rootfs.type is %q, not \"layers\"", c.RootFS.Type)

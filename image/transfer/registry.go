@@ -67,6 +67,11 @@ func parseReference(text string, insecure bool) (name.Reference, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reference %q: %s", printable(text), printable(err.Error()))
 	}
+	for part := range strings.SplitSeq(ref.Context().RepositoryStr(), "/") {
+		if strings.Trim(part, ".") == "" { // "", "." and ".." mean something else in a URL's path
+			return nil, fmt.Errorf("reference %q: %q is no part of a name", printable(text), part)
+		}
+	}
 	host, _, err := net.SplitHostPort(ref.Context().RegistryStr())
 	if err != nil {
 		host = ref.Context().RegistryStr()

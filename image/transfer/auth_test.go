@@ -1,0 +1,193 @@
+package transfer
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+)
+
+const user, password = "tester", "s:ecret"
+
+// guard asks for credentials, by Basic or, with a server of tokens at /token, by Bearer.
+func (s *site) guard(bearer bool) {
+	s.set(func(w http.ResponseWriter, r *http.Request) bool {
+		u, p, _ := r.BasicAuth()
+		known := u == user && p == password
+		switch {
+		case r.URL.Path == "/token":
+			if !known || r.URL.Query().Get("scope") != "repository:img:pull" {
+				http.Error(w, "who are you?", http.StatusUnauthorized)
+				return true
+			}
+			json.NewEncoder(w).Encode(map[string]string{"token": "good"})
+			return true
+		case bearer && r.Header.Get("Authorization") == "Bearer good", !bearer && known:
+			return false
+		case bearer:
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token",service="here"`, s.URL))
+		default:
+			w.Header().Set("WWW-Authenticate", `Basic realm="here"`)
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+		return true
+	})
+}
+
+func TestCredentials(t *testing.T) {
+	for _, bearer := range []bool{false, true} {
+		s := newSite(t)
+		f := newFixture(t, "amd64", 10, 1000)
+		s.push(t, f, "1")
+		s.guard(bearer)
+		auth := func(pass string) string {
+			return fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, s.host(), base64.StdEncoding.EncodeToString([]byte(user+":"+pass)))
+		}
+		table := []struct {
+			name  string
+			file  string // below HOME
+			text  string
+			env   string // which names the file, or its directory
+			creds string
+			words []string
+		}{
+			{name: "nobody", words: []string{"says 401 Unauthorized", "it wants credentials: --creds"}},
+			{name: "--creds", creds: user + ":" + password},
+			{name: "wrong --creds", creds: user + ":x", words: []string{"says 401 Unauthorized", "to the credentials from --creds"}},
+			{name: "creds without a colon", creds: user, words: []string{"--creds: want USER:PASSWORD"}},
+			{name: "docker login", file: ".docker/config.json", text: auth(password)},
+			{name: "wrong docker login", file: ".docker/config.json", text: auth("x"), words: []string{"401", ".docker/config.json"}},
+			{name: "DOCKER_CONFIG", file: "elsewhere/config.json", text: auth(password), env: "DOCKER_CONFIG"},
+			{name: "podman login", file: "run/containers/auth.json", text: auth(password), env: "XDG_RUNTIME_DIR"},
+			{name: "podman's for a namespace", file: ".config/containers/auth.json", text: strings.Replace(auth(password), s.host(), s.host()+"/img", 1)},
+			{name: "REGISTRY_AUTH_FILE", file: "f", text: auth(password), env: "REGISTRY_AUTH_FILE"},
+			{name: "docker's helper", file: ".docker/config.json", text: fmt.Sprintf(`{"credHelpers":{%q:"thinrun-test"}}`, s.host())},
+			{name: "a broken file", file: ".docker/config.json", text: "{", words: []string{"credentials in", ".docker/config.json"}},
+			{name: "a helper that is missing", file: ".docker/config.json", text: fmt.Sprintf(`{"credHelpers":{%q:"not-there"}}`, s.host()), words: []string{"docker-credential-not-there"}},
+		}
+		for _, row := range table {
+			t.Run(fmt.Sprintf("%s, bearer=%v", row.name, bearer), func(t *testing.T) {
+				home := t.TempDir()
+				t.Setenv("HOME", home)
+				helper(t)
+				if row.file != "" {
+					file := filepath.Join(home, row.file)
+					check(t, os.MkdirAll(filepath.Dir(file), 0o755))
+					check(t, os.WriteFile(file, []byte(row.text), 0o600))
+					switch row.env {
+					case "DOCKER_CONFIG":
+						t.Setenv(row.env, filepath.Dir(file))
+					case "XDG_RUNTIME_DIR":
+						t.Setenv(row.env, filepath.Join(home, "run"))
+					case "REGISTRY_AUTH_FILE":
+						t.Setenv(row.env, file)
+					}
+				}
+				opt := brisk(t)
+				opt.Platform, opt.Credentials = "linux/amd64", row.creds
+				got, _, err := s.pull(t, "img:1", opt)
+				if row.words != nil {
+					wantError(t, err, row.words...)
+					if strings.Contains(err.Error(), "ecret") {
+						t.Errorf("the error tells the password: %v", err)
+					}
+					return
+				}
+				check(t, err)
+				wantLayers(t, f, got)
+			})
+		}
+	}
+}
+
+// helper puts a credential helper, in Docker's protocol, into PATH.
+func helper(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	script := fmt.Sprintf("#!/bin/sh\nread host\necho '{\"ServerURL\":\"'$host'\",\"Username\":\"%s\",\"Secret\":\"%s\"}'\n", user, password)
+	check(t, os.WriteFile(filepath.Join(dir, "docker-credential-thinrun-test"), []byte(script), 0o755))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+func TestAuthKeys(t *testing.T) {
+	for _, row := range []struct{ ref, want string }{
+		{"debian", "docker.io/library/debian docker.io/library docker.io index.docker.io https://index.docker.io/v1/"},
+		{"quay.io/a/b/c:1", "quay.io/a/b/c quay.io/a/b quay.io/a quay.io"},
+		{"localhost:5000/x", "localhost:5000/x localhost:5000"},
+	} {
+		ref, err := name.ParseReference(row.ref)
+		check(t, err)
+		if got := strings.Join(authKeys(ref.Context()), " "); got != row.want {
+			t.Errorf("%s: %s, want %s", row.ref, got, row.want)
+		}
+	}
+}
+
+// TestRegistryFaults are about all before the layers.
+func TestRegistryFaults(t *testing.T) {
+	at := func(part string, hook http.HandlerFunc) func(w http.ResponseWriter, r *http.Request) bool {
+		return func(w http.ResponseWriter, r *http.Request) bool {
+			if strings.Contains(r.URL.Path, part) {
+				hook(w, r)
+				return true
+			}
+			return false
+		}
+	}
+	table := []struct {
+		name  string
+		ref   string
+		hook  func(w http.ResponseWriter, r *http.Request) bool
+		words []string
+	}{
+		{"no such tag", "img:2", nil, []string{"404 Not Found", "no such image or tag"}},
+		{"no such digest", "img@sha256:" + strings.Repeat("0", 64), nil, []string{"404"}},
+		{"bad reference", "img:1:2", nil, []string{"reference"}},
+		{"a reference that climbs", "../../x", nil, []string{"reference"}},
+		{"500 at the door", "img:1", at("/v2/", func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, "<html>\nno", http.StatusInternalServerError)
+		}), []string{"says 500 Internal Server Error"}},
+		{"503 at the manifest", "img:1", at("/manifests/", func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, "no", http.StatusServiceUnavailable)
+		}), []string{"says 503 Service Unavailable"}},
+		{"not json", "img:1", at("/manifests/", func(w http.ResponseWriter, r *http.Request) {
+			w.Write([]byte("<html>\x1b[31m"))
+		}), []string{"not a manifest"}},
+		{"endless manifest", "img:1", at("/manifests/", func(w http.ResponseWriter, r *http.Request) {
+			for range 6 << 20 / 4096 {
+				if _, err := w.Write(make([]byte, 4096)); err != nil {
+					return
+				}
+			}
+		}), []string{"larger than 4 MiB"}},
+		{"another digest in the header", "img:1", at("/manifests/", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Docker-Content-Digest", "sha256:"+strings.Repeat("0", 64))
+			w.Write([]byte("{}"))
+		}), []string{"its content has digest sha256:"}},
+		{"bearer without a realm", "img:1", at("/v2/", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			w.WriteHeader(http.StatusUnauthorized)
+		}), []string{"realm"}},
+		{"a realm inside somebody's network", "img:1", at("/v2/", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="http://169.254.169.254/token"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		}), []string{"169.254.169.254"}},
+	}
+	for _, row := range table {
+		t.Run(row.name, func(t *testing.T) {
+			s := newSite(t)
+			s.push(t, newFixture(t, "amd64", 10), "1")
+			s.set(row.hook)
+			opt := brisk(t)
+			opt.Platform = "linux/amd64"
+			_, _, err := s.pull(t, row.ref, opt)
+			wantError(t, err, row.words...)
+		})
+	}
+}
