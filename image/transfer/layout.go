@@ -48,7 +48,7 @@ func (d directory) open(name string) (io.ReadCloser, int64, error) {
 type layout struct{ files }
 
 func (l layout) blob(_ context.Context, h v1.Hash) (io.ReadCloser, error) {
-	r, _, err := l.open("blobs/" + h.Algorithm + "/" + h.Hex)
+	r, _, err := l.open(blobName(h))
 	return r, err
 }
 
@@ -168,3 +168,5 @@ func readJSON(in files, name string, into any) error {
 	}
 	return nil
 }
+
+func blobName(h v1.Hash) string { return "blobs/" + h.Algorithm + "/" + h.Hex }

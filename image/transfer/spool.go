@@ -25,8 +25,12 @@ func tempFile(dir string) (*os.File, error) {
 	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	// One name for all: what stands there was left by somebody who died just here, or
-	// belongs to somebody who is about to remove it and has it open.
+	return namedTemp(dir)
+}
+
+// namedTemp has a name for a moment, one for all: what stands there was left by somebody
+// who died just then, or belongs to somebody who is about to remove it and has it open.
+func namedTemp(dir string) (*os.File, error) {
 	name := filepath.Join(dir, ".spool")
 	for {
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
