@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -159,8 +160,9 @@ func (p *place) records() (list []listed) {
 		data, err := os.ReadFile(name)
 		check(p.t, err)
 		var one listed
-		if err := json.Unmarshal(data, &one); err != nil {
-			p.t.Errorf("%s: %v: %q", name, err, data)
+		// The image's OCI config may follow.
+		if err := json.NewDecoder(bytes.NewReader(data)).Decode(&one); err != nil {
+			p.t.Errorf("%s: %v: %.200q", name, err, data)
 		}
 		list = append(list, one)
 	}
@@ -170,7 +172,11 @@ func (p *place) records() (list []listed) {
 func (p *place) images() (list []string) {
 	p.t.Helper()
 	for _, one := range p.records() {
-		list = append(list, fmt.Sprintf("image %s, %d layers, %d bytes, %s", one.Name, len(one.Layers), one.Size, one.Digest))
+		what := one.Digest
+		if what == "" {
+			what = fmt.Sprintf("%d bytes", one.Size)
+		}
+		list = append(list, fmt.Sprintf("image %s, %d layers, %s", one.Name, len(one.Layers), what))
 	}
 	return list
 }

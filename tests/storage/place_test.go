@@ -90,7 +90,7 @@ func (p *place) withPool() *place {
 	p.t.Helper()
 	if p.driver == "devmapper" {
 		p.ok(poolCreate...)
-		p.t.Cleanup(func() { p.ok("pool", "destroy") })
+		p.t.Cleanup(func() { p.ok("pool", "destroy", "--force") })
 	}
 	return p
 }
