@@ -8,7 +8,6 @@ package storagetest
 import (
 	"os"
 	"os/exec"
-	"slices"
 	"syscall"
 	"testing"
 
@@ -25,8 +24,6 @@ type Fixture struct {
 	// Held lists all that the driver holds now, one name each, in any order: layers,
 	// containers' roots, ids, devices. Never what is there for good (the pool).
 	Held func(t *testing.T) []string
-	// Without names the parts that the driver cannot pass yet: "fork", "meter".
-	Without []string
 	// Root is the directory that the dir driver takes as root.path; Layers is nil then.
 	Root string
 }
@@ -35,35 +32,30 @@ type Fixture struct {
 func Run(t *testing.T, fresh func(t *testing.T) Fixture) {
 	for _, part := range []struct {
 		name   string
-		images bool   // only for drivers that keep images
-		needs  string // what Without can take away
+		images bool // only for drivers that keep images
 		run    func(*testing.T, Fixture)
 	}{
-		{"root", false, "", testRoot},
-		{"remove", false, "", testRemove},
-		{"host", false, "", testHost},
-		{"failed save", false, "", testFailedSave},
-		{"missing", false, "", testMissing},
-		{"isolation", true, "", testIsolation},
-		{"chain", true, "", testChain},
-		{"abort", true, "", testAbort},
-		{"remove layer", true, "", testRemoveLayer},
-		{"self-dismantling", true, "", testDropped},
-		{"sixteen at once", true, "", testConcurrent},
-		{"layers", true, "", testLayers},
-		{"fork", true, "fork", testFork},
-		{"fork of nothing", true, "fork", testForkMissing},
-		{"disk of", true, "meter", testDiskOf},
-		{"exclusive", true, "meter", testExclusive},
+		{"root", false, testRoot},
+		{"remove", false, testRemove},
+		{"host", false, testHost},
+		{"failed save", false, testFailedSave},
+		{"missing", false, testMissing},
+		{"isolation", true, testIsolation},
+		{"chain", true, testChain},
+		{"abort", true, testAbort},
+		{"remove layer", true, testRemoveLayer},
+		{"self-dismantling", true, testDropped},
+		{"sixteen at once", true, testConcurrent},
+		{"layers", true, testLayers},
+		{"fork", true, testFork},
+		{"fork of nothing", true, testForkMissing},
+		{"disk of", true, testDiskOf},
+		{"exclusive", true, testExclusive},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			f := fresh(t)
 			if part.images && f.Layers == nil {
 				return // not a skip: the part is about images, and this driver has none
-			}
-			if part.needs != "" && slices.Contains(f.Without, part.needs) {
-				t.Logf("not run: this driver is without %s", part.needs)
-				return
 			}
 			before := f.Held(t)
 			part.run(t, f)
