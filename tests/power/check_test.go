@@ -51,8 +51,8 @@ func (f *found) must(err error) {
 
 func (m *machine) look(f *found) {
 	// There may be no pool yet, or only half of one: the commands that need one say so.
-	said, err := m.thinrun(strings.Fields(m.First)...)
-	if err != nil && !strings.Contains(said, devmapper.ErrNoPool.Error()) {
+	_, err := m.thinrun(strings.Fields(m.First)...)
+	if err != nil && !strings.Contains(err.Error(), devmapper.ErrNoPool.Error()) {
 		f.must(fmt.Errorf("the first command: %w", err))
 	}
 	names := m.imageNames(f)

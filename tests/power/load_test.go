@@ -103,11 +103,11 @@ func (l *load) command(what, name, content string, run func() error) (done bool,
 }
 
 func (l *load) work() error {
-	create := []string{"pool", "create", "--base-size", "1G", "--low-water", "32M"}
+	create := []string{"pool", "create", "--base-size", "1G", "--low-water", "16M"}
 	if l.Devices {
 		create = append(create, "--data-device", "/dev/power-data", "--metadata-device", "/dev/power-meta")
 	} else {
-		create = append(create, "--data-size", fmt.Sprint(dataSize), "--metadata-size", fmt.Sprint(metaSize))
+		create = append(create, "--data-size", fmt.Sprint(dataSize/8), "--max-size", fmt.Sprint(dataSize), "--metadata-size", fmt.Sprint(metaSize))
 	}
 	if !l.Used {
 		if _, err := l.command("pool", "", "", func() error { return second(l.thinrun(create...)) }); err != nil {

@@ -45,7 +45,7 @@ const (
 	storage  = hostDir + "/thinrun"
 	stateDir = "/run/thinrun"
 	hostSize = 256 << 20 // of it, when the pool is on devices of its own
-	dataSize = 512 << 20
+	dataSize = 512 << 20 // files begin with less, and grow under the load
 	metaSize = 16 << 20
 	diskSize = 1 << 30
 )
@@ -111,14 +111,16 @@ func command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// thinrun runs one command; said is all that it printed.
+// thinrun runs one command; said is what it printed. What it warned of is in the error if
+// there is one.
 func (m *machine) thinrun(args ...string) (said string, err error) {
-	out, err := command(args...).CombinedOutput()
-	said = strings.TrimSpace(string(out))
-	if err != nil {
-		return said, fmt.Errorf("thinrun %s: %w: %.1000s", strings.Join(args, " "), err, said)
+	var out, errw bytes.Buffer
+	cmd := command(args...)
+	cmd.Stdout, cmd.Stderr = &out, &errw
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("thinrun %s: %w: %.1000s", strings.Join(args, " "), err, bytes.TrimSpace(errw.Bytes()))
 	}
-	return said, nil
+	return strings.TrimSpace(out.String()), nil
 }
 
 // runFlags run us in a new container of an image.
