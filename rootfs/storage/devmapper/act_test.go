@@ -51,6 +51,9 @@ func TestMain(m *testing.M) {
 }
 
 func (a act) run() error {
+	if a.Storage == "" {
+		return a.write()
+	}
 	steps := 0
 	var guard func(string) (func(), error)
 	if a.Guard {
@@ -115,6 +118,14 @@ func (a act) run() error {
 		return d.Destroy()
 	case "gc":
 		_, err := d.GC()
+		return err
+	case "renew":
+		return d.Renew()
+	case "trim":
+		_, err := d.Trim()
+		return err
+	case "check":
+		_, err := d.Check()
 		return err
 	case "stress":
 		for i := range a.Times {

@@ -263,7 +263,7 @@ func TestTrimmedPoolOnAFullHost(t *testing.T) {
 			t.Fatalf("%+v, %v", done, err)
 		}
 		if inactive {
-			down(t, d)
+			deactivate(t, d)
 		}
 		w := root(t, d, images[0])
 		var st unix.Statfs_t

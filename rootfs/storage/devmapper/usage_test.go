@@ -193,26 +193,13 @@ func TestUsageOfAnInactivePool(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	down(t, d)
+	deactivate(t, d)
 	got, err := d.Exclusive(map[string][]string{"a": images[:1]})
 	if err != nil || got["a"] != want["a"] {
 		t.Errorf("got %v, %v; want %v", got, err, want)
 	}
 	if left := devices(t, d); len(left) != 0 {
 		t.Errorf("devices: %q", left)
-	}
-}
-
-// down takes the pool's devices away, as the end of a boot does.
-func down(t *testing.T, d *Driver) {
-	t.Helper()
-	p, err := d.open(unix.LOCK_EX)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.leave()
-	if err := p.takeDown(); err != nil {
-		t.Fatal(err)
 	}
 }
 

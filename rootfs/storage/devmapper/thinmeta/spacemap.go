@@ -20,17 +20,14 @@ const (
 	overflowed = 3
 )
 
+const metadataMap = "metadata space map"
+
 // SpaceMap is one of a pool's two.
 type SpaceMap struct {
 	Space
 	what    string
-	bitmaps []bitmap
+	bitmaps []uint64
 	over    map[uint64]uint32
-}
-
-type bitmap struct {
-	block uint64
-	free  uint32
 }
 
 // DataMap reads the index of the data's space map, MetadataMap that of the metadata's.
@@ -69,7 +66,7 @@ func (s *Superblock) dataMap(r io.ReaderAt, found func(block uint64)) (*SpaceMap
 
 // MetadataMap: see DataMap.
 func (s *Superblock) MetadataMap(r io.ReaderAt, found func(block uint64)) (*SpaceMap, error) {
-	m := &SpaceMap{Space: s.Metadata, what: "metadata space map", over: map[uint64]uint32{}}
+	m := &SpaceMap{Space: s.Metadata, what: metadataMap, over: map[uint64]uint32{}}
 	if bitmaps(s.Metadata.Total) > maxIndexes {
 		return nil, fmt.Errorf("%s: %d blocks: %w", m.what, s.Metadata.Total, ErrDamaged)
 	}
@@ -93,7 +90,7 @@ func (s *Superblock) MetadataMap(r io.ReaderAt, found func(block uint64)) (*Spac
 func bitmaps(blocks uint64) uint64 { return blocks/PerBitmap + min(1, blocks%PerBitmap) }
 
 func (m *SpaceMap) add(entry []byte) {
-	m.bitmaps = append(m.bitmaps, bitmap{binary.LittleEndian.Uint64(entry), binary.LittleEndian.Uint32(entry[8:])})
+	m.bitmaps = append(m.bitmaps, binary.LittleEndian.Uint64(entry))
 }
 
 func treeOf(r io.ReaderAt, found func(block uint64)) *walker {
@@ -120,9 +117,9 @@ func (m *SpaceMap) Bitmaps() int { return len(m.bitmaps) }
 // bits reads the two bits of the blocks from i*PerBitmap on, as many as bitmap i has.
 func (m *SpaceMap) bits(r io.ReaderAt, i int) ([]uint32, error) {
 	b := make([]byte, BlockSize)
-	err := readBlock(r, m.bitmaps[i].block, b)
+	err := readBlock(r, m.bitmaps[i], b)
 	if err == nil {
-		err = check(b, m.bitmaps[i].block, saltBitmap, 8)
+		err = check(b, m.bitmaps[i], saltBitmap, 8)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: bitmap %d: %w", m.what, i, err)

@@ -85,6 +85,10 @@ func TestAgreesWithThinLs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			// Its devices map one block each, all of them the same 4096 in turn.
+			if c, err := Check(f, 4096); err != nil || !c.OK() || c.Leaked+c.LeakedMeta != 0 || c.Data != min(uint64(devices), 4096) {
+				t.Errorf("check of what thin_restore made: %q, leaked %d and %d, %d blocks, %v", c.Problems, c.Leaked, c.LeakedMeta, c.Data, err)
+			}
 			var got strings.Builder
 			for _, d := range list {
 				fmt.Fprintln(&got, d.ID, d.Mapped, d.Transaction, d.Created, d.Snapshotted)
