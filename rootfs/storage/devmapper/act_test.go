@@ -51,9 +51,6 @@ func TestMain(m *testing.M) {
 }
 
 func (a act) run() error {
-	if a.Storage == "" {
-		return a.write()
-	}
 	steps := 0
 	var guard func(string) (func(), error)
 	if a.Guard {
