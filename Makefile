@@ -19,7 +19,7 @@ SEED    = 1
 
 export CGO_ENABLED = 0
 
-.PHONY: build install test test-unit test-native test-lab labtest powercut lint bench demo deps tools clean
+.PHONY: build install test test-unit test-native test-lab labtest powercut sweep storm lint bench demo deps tools clean
 
 build: ## the static binary
 	$(GO) build $(FLAGS) -ldflags '$(LDFLAGS)' -o $(WHOLE) .
@@ -49,6 +49,16 @@ powercut: deps build tools ## the power goes 100 times under load; SEED=2 for ot
 	$(GO) test $(FLAGS) -c -o .build/test/power.test ./tests/power
 	cd tests/power && THINRUN=$(CURDIR)/thinrun ../../.build/bin/labexec -vm none -rw ../../.build/power \
 		../../.build/test/power.test -test.v -cuts 50 -kills 20 -rounds 30 -seed $(SEED) -keep $(CURDIR)/.build/power $(REPLAY)
+
+sweep: deps build tools ## each command on images and pool killed 100 times, here and in the lab; an hour or two
+	$(GO) test $(FLAGS) -c -o .build/test/storage.test ./tests/storage
+	for place in none uml; do (cd tests/storage && THINRUN=$(CURDIR)/thinrun ../../.build/bin/labexec -vm $$place -disk 8G -disk 4G \
+		../../.build/test/storage.test -test.v -test.timeout 0 -test.run TestKilled -points 100) || exit 1; done
+
+storm: deps build tools ## eight processes at random on one pool for ten minutes; SEED=2 for other deeds
+	$(GO) test $(FLAGS) -c -o .build/test/storage.test ./tests/storage
+	cd tests/storage && THINRUN=$(CURDIR)/thinrun ../../.build/bin/labexec -vm uml -disk 8G -disk 4G \
+		../../.build/test/storage.test -test.v -test.timeout 0 -test.run TestStorm -storm 10m -seed $(SEED)
 
 lint:
 	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "gofmt: $$files" >&2; exit 1; }

@@ -109,7 +109,7 @@ func (p *place) tree(version string) string {
 		box.Lacks(p.t, "/bin/busybox (Debian's busybox-static)")
 	}
 	testbundle.Copy(p.t, "/bin/busybox", filepath.Join(dir, "bin/busybox"))
-	for _, name := range []string{"sh", "cat", "sleep", "true"} {
+	for _, name := range []string{"sh", "cat", "sha256sum", "sleep", "true"} {
 		check(p.t, os.Symlink("busybox", filepath.Join(dir, "bin", name)))
 	}
 	check(p.t, os.WriteFile(filepath.Join(dir, "version"), []byte(version+"\n"), 0o644))

@@ -1,12 +1,11 @@
 package storage
 
 import (
+	"flag"
 	"fmt"
 	"math"
-	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -39,16 +38,15 @@ type verb struct {
 	holds func(p *place, what string, done bool)
 }
 
-// points is how often each verb is killed: THINRUN_SWEEP, or what make test has time for.
-func points(t *testing.T) int {
-	t.Helper()
-	if word := os.Getenv("THINRUN_SWEEP"); word != "" {
-		n, err := strconv.Atoi(word)
-		check(t, err)
-		return n
-	}
-	if box.InLab() {
-		return 8
+var pointsFlag = flag.Int("points", 0, "how often each verb is killed; 0: what make test has time for")
+
+// points is how often each verb is killed.
+func points() int {
+	switch {
+	case *pointsFlag != 0:
+		return *pointsFlag
+	case box.InLab():
+		return 8 // a kill and a look around cost two seconds there
 	}
 	return 50
 }
@@ -62,7 +60,7 @@ func (p *place) sweep(v verb) {
 	p.t.Run(strings.ReplaceAll(v.name, " ", "-"), func(t *testing.T) {
 		q := *p
 		q.t = t
-		q.kills(v, points(t))
+		q.kills(v, points())
 	})
 }
 
