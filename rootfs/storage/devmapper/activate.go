@@ -19,6 +19,11 @@ func (p *pool) activate() error {
 		return err
 	}
 	err := p.look(dm.NoFlush)
+	if err == nil && p.kernel.dead() {
+		if err = p.revive(); err == nil {
+			err = p.look(dm.NoFlush)
+		}
+	}
 	if !errors.Is(err, errInactive) {
 		return err
 	}
@@ -42,7 +47,7 @@ func (p *pool) activate() error {
 		return p.foreign(sb.Transaction)
 	}
 	if sb.NeedsCheck {
-		return p.fail("%w: run thin_check on %s, and thin_repair if that finds something", ErrNeedsCheck, p.meta.path)
+		return p.needsCheck()
 	}
 	thins, err := p.offlineThins(sb)
 	if err != nil {

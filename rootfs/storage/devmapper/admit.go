@@ -77,6 +77,10 @@ func (p *pool) admit(bytes uint64) (w want, err error) {
 	}
 	s := p.kernel
 	free, metaFree := p.free(), s.metaTotal-s.metaUsed
+	what := "free"
+	if host := p.hostFree(); free > host {
+		free, what = host, "left on the host (its file is sparse)"
+	}
 	if free < p.earlyBytes(s.dataTotal*p.blockBytes()) {
 		w.data = growStep
 	}
@@ -85,8 +89,8 @@ func (p *pool) admit(bytes uint64) (w want, err error) {
 	}
 	switch {
 	case s.mode != "rw" || free < p.lowBytes:
-		err = p.fail("%w: %s of %s free, nothing new starts below %s; remove containers or images (thinrun delete, thinrun image rm), or run `thinrun pool grow`",
-			ErrFull, size(free), size(s.dataTotal*p.blockBytes()), size(p.lowBytes))
+		err = p.fail("%w: %s of %s %s, nothing new starts below %s; remove containers or images (thinrun delete, thinrun image rm), or run `thinrun pool grow`",
+			ErrFull, size(free), size(s.dataTotal*p.blockBytes()), what, size(p.lowBytes))
 	case metaFree < s.metaTotal/10: // must never be reached: the kernel then refuses to delete
 		err = p.fail("%w: %d of %d blocks used; remove containers or images, or run `thinrun pool grow`", ErrMetaFull, s.metaUsed, s.metaTotal)
 	}
@@ -126,6 +130,15 @@ func (p *pool) refusal() error {
 		return nil // it grows then
 	}
 	return err
+}
+
+// hostFree is what the host can give to a sparse data file.
+func (p *pool) hostFree() uint64 {
+	var st unix.Statfs_t
+	if !p.returnSpace || !p.data.ours || unix.Statfs(p.dir, &st) != nil {
+		return 1<<64 - 1
+	}
+	return st.Bavail * uint64(st.Bsize)
 }
 
 func (p *pool) free() uint64 { return (p.kernel.dataTotal - p.kernel.dataUsed) * p.blockBytes() }

@@ -323,10 +323,11 @@ func (d *Driver) reclaim(id uint32, o owner) (*claim, error) {
 		return nil, fmt.Errorf("pool %s: layer %06x is being removed by another: %w", d.dir, id, ErrInUse)
 	}
 	text := d.claimText(c, o)
-	if _, err := f.WriteAt(text, 0); err != nil {
+	// On a host without space it has to do without its text: a cut claim is garbage too.
+	if _, err := f.WriteAt(text, 0); err != nil && !errors.Is(err, unix.ENOSPC) {
 		return nil, errors.Join(fmt.Errorf("claim: %w", err), c.discard())
 	}
-	if err := f.Truncate(int64(len(text))); err != nil {
+	if err := f.Truncate(int64(len(text))); err != nil && !errors.Is(err, unix.ENOSPC) {
 		return nil, errors.Join(fmt.Errorf("claim: %w", err), c.discard())
 	}
 	return c, nil

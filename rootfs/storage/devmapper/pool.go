@@ -127,16 +127,16 @@ var errInactive = errors.New("the pool is not active")
 // enter locks the pool (shared), activates it if need be, and makes sure that it is the
 // one on record. The caller leaves.
 func (d *Driver) enter() (*pool, error) {
-	for range 8 { // more than once only when somebody takes the pool down meanwhile
+	for n := range 8 { // more than once only when somebody takes the pool down meanwhile, or it is dead
 		p, err := d.open(unix.LOCK_SH)
 		if err != nil {
 			return nil, err
 		}
-		if err = p.look(dm.NoFlush); err == nil {
+		if err = p.look(dm.NoFlush); err == nil && (n > 0 || !p.kernel.dead()) {
 			return p, nil
 		}
 		p.leave()
-		if !errors.Is(err, errInactive) {
+		if err != nil && !errors.Is(err, errInactive) {
 			return nil, err
 		}
 		if p, err = d.enterAlone(); err != nil {
@@ -309,13 +309,17 @@ func (p *pool) checkFiles() error {
 func (p *pool) usable() error {
 	switch s := p.kernel; {
 	case s.needsCheck:
-		return p.fail("%w: run thin_check on %s, and thin_repair if that finds something", ErrNeedsCheck, p.meta.path)
+		return p.needsCheck()
 	case s.mode == "ro":
-		return p.fail("%w (a metadata write failed or ran out of space; see the kernel's log)", ErrReadOnly)
+		return p.fail("%w (out of metadata space; run `thinrun pool grow --metadata-size`; see the kernel's log)", ErrReadOnly)
 	case s.mode == "Fail" || s.mode == "Error":
-		return p.fail("%w: the kernel has shut it down (%s); see its log", ErrReadOnly, s.mode)
+		return p.fail("%w: the kernel has shut it down (%s) because a device below it failed, see the kernel's log; it comes back when its containers have ended and the device is well", ErrReadOnly, s.mode)
 	}
 	return nil
+}
+
+func (p *pool) needsCheck() error {
+	return p.fail("%w: a write to it failed; see to %s and %s, stop its containers and run `thinrun pool check --repair` (it is what thin_check does)", ErrNeedsCheck, p.meta.path, p.data.path)
 }
 
 // message sends one message to the pool and makes sure that it was kept: the kernel
