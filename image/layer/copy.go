@@ -46,7 +46,7 @@ func copyDir(t *tree, src *os.File, storage string) error {
 		return err
 	}
 	c.mount = x.Mnt_id
-	e, err := c.entry(int(src.Fd()), ".", ".", x)
+	e, err := read(int(src.Fd()), ".", ".", x)
 	if err == nil {
 		err = c.t.add(e)
 	}
@@ -119,7 +119,7 @@ func (c *copier) one(dir int, name, p string) (sub *os.File, err error) {
 		}
 		c.seen[key] = p
 	}
-	e, err := c.entry(dir, name, p, x)
+	e, err := read(dir, name, p, x)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +153,8 @@ func openSame(dir int, name string, flags int, x *unix.Statx_t) (*os.File, error
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-func (c *copier) entry(dir int, name, p string, x *unix.Statx_t) (*entry, error) {
+// read is a file as an entry, but for its content.
+func read(dir int, name, p string, x *unix.Statx_t) (*entry, error) {
 	e := &entry{
 		path: p, mode: uint32(x.Mode), uid: int64(x.Uid), gid: int64(x.Gid),
 		major: int64(x.Rdev_major), minor: int64(x.Rdev_minor),

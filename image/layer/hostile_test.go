@@ -158,14 +158,14 @@ func TestHostileArchives(t *testing.T) {
 	must(t, os.MkdirAll(filepath.Join(canary, "dir"), 0o755))
 	must(t, os.WriteFile(filepath.Join(canary, "file"), []byte("alive"), 0o600))
 	before := describe(t, canary)
-	around := names(t, base)
+	around := filesIn(t, base)
 
 	for _, c := range archives(canary) {
 		t.Run(c.name, func(t *testing.T) {
 			data := archive(t, c.members)
 			root, err := attack(t, base, data)
 			compare(t, describe(t, canary), before)
-			equal(t, "beside the canary", names(t, base), around)
+			equal(t, "beside the canary", filesIn(t, base), around)
 			switch {
 			case c.refused == "" && err != nil:
 				t.Errorf("refused: %v", err)
@@ -197,7 +197,7 @@ func attack(t *testing.T, base string, data []byte) (root string, err error) {
 	return root, err
 }
 
-func names(t *testing.T, dir string) (list []string) {
+func filesIn(t *testing.T, dir string) (list []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
 	must(t, err)
@@ -220,7 +220,7 @@ func TestRandomArchives(t *testing.T) {
 	canary := filepath.Join(base, "canary")
 	must(t, os.MkdirAll(filepath.Join(canary, "a", "b"), 0o755))
 	must(t, os.WriteFile(filepath.Join(canary, "file"), []byte("alive"), 0o600))
-	before, around := describe(t, canary), names(t, base)
+	before, around := describe(t, canary), filesIn(t, base)
 	taken := 0
 	const rounds = 1000
 	for seed := range uint64(rounds) {
@@ -258,7 +258,7 @@ func TestRandomArchives(t *testing.T) {
 			taken++
 		}
 		compare(t, describe(t, canary), before)
-		equal(t, "beside the canary", names(t, base), around)
+		equal(t, "beside the canary", filesIn(t, base), around)
 		must(t, os.RemoveAll(dir))
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
