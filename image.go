@@ -7,7 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"thinrun/image"
+	"thinrun/libcontainer"
 
 	"github.com/urfave/cli/v2"
 )
@@ -18,50 +18,94 @@ func imageCommand() *cli.Command {
 		Usage: "keep root file systems to run containers from",
 		Subcommands: append(transferCommands(), []*cli.Command{
 			{
-				Name:    "list",
-				Aliases: []string{"ls"},
-				Usage:   "list images",
-				Flags:   []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
+				Name:        "list",
+				Aliases:     []string{"ls"},
+				Usage:       "list images",
+				Description: "SIZE is what the files take, layers that others share included. EXCLUSIVE is what image rm would\ngive back.\n\nExample: thinrun image list --format json",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"},
+					&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "names only"},
+				},
 				Action: func(c *cli.Context) error {
 					if err := noArgs(c); err != nil {
 						return err
 					}
-					list, bad := runtimeOf(c).Images() // what there is, and then the error
+					list, bad := runtimeOf(c).Images(c.Bool("quiet")) // what there is, and then the error
 					return errors.Join(printImages(c, list), bad)
 				},
 			},
 			{
-				Name:      "rm",
-				Usage:     "remove an image that no container uses",
-				ArgsUsage: "NAME",
+				Name:        "inspect",
+				Usage:       "print all about an image as JSON",
+				ArgsUsage:   "NAME",
+				Description: "The record, the layers with their chain ids, the containers on it, and the OCI config that it came with.",
 				Action: func(c *cli.Context) error {
 					name, err := oneArg(c, "the image's name")
 					if err != nil {
 						return err
 					}
-					return runtimeOf(c).RemoveImage(name)
+					img, err := runtimeOf(c).InspectImage(name)
+					if err != nil {
+						return err
+					}
+					out := json.NewEncoder(c.App.Writer)
+					out.SetIndent("", "  ")
+					return out.Encode(img)
+				},
+			},
+			{
+				Name:      "rm",
+				Usage:     "remove images that no container uses",
+				ArgsUsage: "NAME...",
+				Action: func(c *cli.Context) error {
+					if c.NArg() == 0 {
+						return errors.New("wants an image's name")
+					}
+					rt := runtimeOf(c)
+					var errs []error
+					for _, name := range c.Args().Slice() { // those that can go do
+						errs = append(errs, rt.RemoveImage(name))
+					}
+					return errors.Join(errs...)
 				},
 			},
 		}...),
 	}
 }
 
-func printImages(c *cli.Context, list []image.Image) error {
-	switch c.String("format") {
-	case "json":
-		if list == nil {
-			list = []image.Image{}
-		}
-		return json.NewEncoder(c.App.Writer).Encode(list)
-	case "table":
-		w := tabwriter.NewWriter(c.App.Writer, 12, 1, 3, ' ', 0)
-		fmt.Fprint(w, "NAME\tSIZE\tLAYERS\tDRIVER\tCREATED\n")
+func printImages(c *cli.Context, list []libcontainer.ListedImage) error {
+	if c.Bool("quiet") {
 		for _, img := range list {
-			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", img.Name, size(img.Size), len(img.Layers), img.Driver, img.Created.Format(time.RFC3339))
+			fmt.Fprintln(c.App.Writer, img.Name)
 		}
-		return w.Flush()
+		return nil
 	}
-	return fmt.Errorf("--format: %q is neither table nor json", c.String("format"))
+	if done, err := printJSON(c, list); done {
+		return err
+	}
+	now := time.Now()
+	w := tabwriter.NewWriter(c.App.Writer, 12, 1, 3, ' ', 0)
+	fmt.Fprint(w, "NAME\tSIZE\tEXCLUSIVE\tLAYERS\tAGE\n")
+	for _, img := range list {
+		own := "-"
+		if img.Exclusive != nil {
+			own = size(int64(*img.Exclusive))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", img.Name, size(img.Size), own, len(img.Layers), age(now.Sub(img.Created)))
+	}
+	return w.Flush()
+}
+
+// printJSON answers --format: done unless a table is wanted.
+func printJSON(c *cli.Context, v any) (done bool, err error) {
+	switch format := c.String("format"); format {
+	case "table":
+		return false, nil
+	case "json":
+		return true, json.NewEncoder(c.App.Writer).Encode(v)
+	default:
+		return true, fmt.Errorf("--format: %q is neither table nor json", format)
+	}
 }
 
 // size is a number of bytes for people.
@@ -75,4 +119,19 @@ func size(n int64) string {
 		f, i = f/1024, i+1
 	}
 	return fmt.Sprintf("%.1f %ciB", f, units[i])
+}
+
+// age is how long ago something was, for people.
+func age(d time.Duration) string {
+	for _, u := range []struct {
+		name string
+		one  time.Duration
+	}{{"year", 365 * 24 * time.Hour}, {"month", 30 * 24 * time.Hour}, {"week", 7 * 24 * time.Hour}, {"day", 24 * time.Hour}, {"hour", time.Hour}, {"minute", time.Minute}} {
+		if n := int(d / u.one); n == 1 {
+			return "1 " + u.name + " ago"
+		} else if n > 1 {
+			return fmt.Sprintf("%d %ss ago", n, u.name)
+		}
+	}
+	return "just now" // or in the future, by a clock that was set
 }

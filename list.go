@@ -7,6 +7,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"thinrun/libcontainer"
+
 	"github.com/urfave/cli/v2"
 )
 
@@ -32,9 +34,9 @@ func listCommand() *cli.Command {
 				return errors.Join(json.NewEncoder(c.App.Writer).Encode(list), bad)
 			case c.String("format") == "table":
 				w := tabwriter.NewWriter(c.App.Writer, 12, 1, 3, ' ', 0)
-				fmt.Fprint(w, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER\n")
+				fmt.Fprint(w, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER\tDISK\n")
 				for _, st := range list {
-					fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", st.ID, st.PID, st.Status, st.Bundle, st.Created.Format(time.RFC3339Nano), st.Owner)
+					fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\n", st.ID, st.PID, st.Status, st.Bundle, st.Created.Format(time.RFC3339Nano), st.Owner, disk(st.Disk))
 				}
 				return errors.Join(w.Flush(), bad)
 			default:
@@ -43,4 +45,15 @@ func listCommand() *cli.Command {
 			return bad
 		},
 	}
+}
+
+// disk is used/size for people; an overlay has no size of its own.
+func disk(d *libcontainer.Disk) string {
+	switch {
+	case d == nil:
+		return "-"
+	case d.Size == 0:
+		return size(int64(d.Used))
+	}
+	return size(int64(d.Used)) + "/" + size(int64(d.Size))
 }

@@ -34,6 +34,9 @@ func main() {
 		runtime.LockOSThread() // what follows changes this thread only: ids, capabilities, filter
 		os.Exit(libcontainer.Init(os.Args[1], os.Args[2]))
 	}
+	if os.Getenv(libcontainer.InitMark) != "" && libcontainer.IsGuardian(os.Args) {
+		os.Exit(libcontainer.Guardian(os.Args))
+	}
 	os.Exit(run(os.Args))
 }
 

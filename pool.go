@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -19,17 +18,19 @@ func poolCommand() *cli.Command {
 			{
 				Name:  "create",
 				Usage: "make the pool (the first image does it too)",
-				Description: "Without devices the pool is two preallocated files below --storage.\n\n" +
+				Description: "Without devices the pool is two preallocated files below --storage, which grow by themselves.\n\n" +
 					"Example: thinrun pool create --data-device /dev/vg/data --metadata-device /dev/vg/meta",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "data-device", Usage: "block `DEVICE` for data; all of it"},
 					&cli.StringFlag{Name: "metadata-device", Usage: "block `DEVICE` for metadata; all of it"},
 					&cli.StringFlag{Name: "data-size", Usage: "`SIZE` of the data file to begin with"},
 					&cli.StringFlag{Name: "metadata-size", Usage: "`SIZE` of the metadata file"},
-					&cli.StringFlag{Name: "max-size", Usage: "`SIZE` beyond which the data file does not grow"},
+					&cli.StringFlag{Name: "max-size", Usage: "`SIZE` beyond which the data file does not grow by itself"},
 					&cli.StringFlag{Name: "low-water", Usage: "`SIZE`: with less free nothing new starts"},
 					&cli.StringFlag{Name: "base-size", Usage: "`SIZE` of a container's disk: 1G, 10G or 100G"},
 					&cli.StringFlag{Name: "block-size", Usage: "`SIZE` of a pool block; 64K"},
+					&cli.StringFlag{Name: "admission", Value: "reserve", Usage: "reserve: nothing starts below the low water; strict: nor what could fill the pool"},
+					&cli.BoolFlag{Name: "return-space", Usage: "a sparse data file, which gives back what containers free"},
 				},
 				Action: func(c *cli.Context) error {
 					if err := noArgs(c); err != nil {
@@ -43,9 +44,10 @@ func poolCommand() *cli.Command {
 				},
 			},
 			{
-				Name:  "status",
-				Usage: "show how full the pool is",
-				Flags: []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
+				Name:        "status",
+				Usage:       "show how full and how old the pool is",
+				Description: "Example: thinrun pool status --format json",
+				Flags:       []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
 				Action: func(c *cli.Context) error {
 					if err := noArgs(c); err != nil {
 						return err
@@ -58,13 +60,88 @@ func poolCommand() *cli.Command {
 				},
 			},
 			{
-				Name:  "destroy",
-				Usage: "remove the pool with all its images; refused while it is in use",
+				Name:  "grow",
+				Usage: "make the pool larger while containers run",
+				Description: "A SIZE is what it shall have; with a plus what is added. Without any, files grow by one step and\n" +
+					"devices are taken up to their ends.\n\nExample: thinrun pool grow --data-size +20G",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "data-size", Usage: "`[+]SIZE` of the data file"},
+					&cli.StringFlag{Name: "metadata-size", Usage: "`[+]SIZE` of the metadata file"},
+					&cli.StringFlag{Name: "max-size", Usage: "`SIZE` beyond which the data file does not grow by itself from now on"},
+				},
 				Action: func(c *cli.Context) error {
 					if err := noArgs(c); err != nil {
 						return err
 					}
-					return runtimeOf(c).DestroyPool()
+					opt, err := growOptions(c)
+					if err != nil {
+						return err
+					}
+					grown, err := runtimeOf(c).GrowPool(opt)
+					if err != nil {
+						return err
+					}
+					for _, half := range []struct {
+						name     string
+						from, to uint64
+					}{{"data", grown.DataFrom, grown.DataTo}, {"metadata", grown.MetaFrom, grown.MetaTo}} {
+						if half.to != half.from {
+							fmt.Fprintf(c.App.Writer, "%-10s %s, before %s\n", half.name, size(int64(half.to)), size(int64(half.from)))
+						}
+					}
+					return nil
+				},
+			},
+			{
+				Name:  "trim",
+				Usage: "give the host back what nobody in the pool uses",
+				Action: func(c *cli.Context) error {
+					if err := noArgs(c); err != nil {
+						return err
+					}
+					trimmed, err := runtimeOf(c).TrimPool()
+					if err != nil {
+						return err
+					}
+					fmt.Fprintf(c.App.Writer, "%s given back\n", size(int64(trimmed.Bytes)))
+					return nil
+				},
+			},
+			{
+				Name:  "check",
+				Usage: "read all of the pool's metadata; exit code 1 if something is wrong",
+				Flags: []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
+				Action: func(c *cli.Context) error {
+					if err := noArgs(c); err != nil {
+						return err
+					}
+					report, err := runtimeOf(c).CheckPool()
+					if err != nil {
+						return err
+					}
+					return printReport(c, &report)
+				},
+			},
+			{
+				Name:        "renew",
+				Usage:       "give a worn pool its time back; nothing may be in use",
+				Description: "A pool counts its snapshots with 24 bits. pool status shows how many are left.",
+				Action: func(c *cli.Context) error {
+					if err := noArgs(c); err != nil {
+						return err
+					}
+					return runtimeOf(c).RenewPool()
+				},
+			},
+			{
+				Name:  "destroy",
+				Usage: "remove the pool; refused while containers or images are in it",
+				Flags: []cli.Flag{&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "with all its images"}},
+				Action: func(c *cli.Context) error {
+					if err := noArgs(c); err != nil {
+						return err
+					}
+					return runtimeOf(c).DestroyPool(c.Bool("force"))
 				},
 			},
 		},
@@ -72,7 +149,16 @@ func poolCommand() *cli.Command {
 }
 
 func poolOptions(c *cli.Context) (libcontainer.PoolOptions, error) {
-	opt := libcontainer.PoolOptions{DataDevice: c.String("data-device"), MetadataDevice: c.String("metadata-device")}
+	opt := libcontainer.PoolOptions{
+		DataDevice: c.String("data-device"), MetadataDevice: c.String("metadata-device"), ReturnSpace: c.Bool("return-space"),
+	}
+	switch word := c.String("admission"); word {
+	case "reserve":
+	case "strict":
+		opt.Strict = true
+	default:
+		return opt, fmt.Errorf("--admission: %q is neither reserve nor strict", word)
+	}
 	var block uint64
 	for _, f := range []struct {
 		flag string
@@ -81,27 +167,50 @@ func poolOptions(c *cli.Context) (libcontainer.PoolOptions, error) {
 		{"data-size", &opt.DataBytes}, {"metadata-size", &opt.MetaBytes}, {"max-size", &opt.MaxBytes},
 		{"low-water", &opt.LowWater}, {"base-size", &opt.BaseBytes}, {"block-size", &block},
 	} {
-		if word := c.String(f.flag); word != "" {
-			n, err := bundle.ParseSize(word)
-			if err != nil {
-				return opt, fmt.Errorf("--%s: %w", f.flag, err)
-			}
-			*f.dst = n
+		if err := sizeFlag(f.flag, c.String(f.flag), f.dst); err != nil {
+			return opt, err
 		}
+	}
+	if block%512 != 0 || block > 1<<30 {
+		return opt, fmt.Errorf("--block-size: %s is not a multiple of 64K up to 1G", c.String("block-size"))
 	}
 	opt.BlockSectors = uint32(block / 512)
 	return opt, nil
 }
 
+func growOptions(c *cli.Context) (opt libcontainer.GrowOptions, err error) {
+	for _, f := range []struct {
+		flag     string
+		dst, add *uint64
+	}{{"data-size", &opt.DataBytes, &opt.AddData}, {"metadata-size", &opt.MetaBytes, &opt.AddMeta}, {"max-size", &opt.MaxBytes, nil}} {
+		word, dst := c.String(f.flag), f.dst
+		if more, plus := strings.CutPrefix(word, "+"); plus && f.add != nil {
+			word, dst = more, f.add
+		}
+		if err := sizeFlag(f.flag, word, dst); err != nil {
+			return opt, err
+		}
+		if word != "" && *dst == 0 { // which would be no flag
+			return opt, fmt.Errorf("--%s: %s is no size to grow to", f.flag, word)
+		}
+	}
+	return opt, nil
+}
+
+// sizeFlag reads a size, if it is given.
+func sizeFlag(flag, word string, dst *uint64) (err error) {
+	if word == "" {
+		return nil
+	}
+	if *dst, err = bundle.ParseSize(word); err != nil {
+		return fmt.Errorf("--%s: %w", flag, err)
+	}
+	return nil
+}
+
 func printPool(c *cli.Context, st *libcontainer.PoolStatus) error {
-	switch c.String("format") {
-	case "json":
-		out := json.NewEncoder(c.App.Writer)
-		out.SetIndent("", "  ")
-		return out.Encode(st)
-	case "table":
-	default:
-		return fmt.Errorf("--format: %q is neither table nor json", c.String("format"))
+	if done, err := printJSON(c, st); done {
+		return err
 	}
 	w := c.App.Writer
 	mode := st.Mode
@@ -109,12 +218,45 @@ func printPool(c *cli.Context, st *libcontainer.PoolStatus) error {
 		mode += " needs_check"
 	}
 	fmt.Fprintf(w, "pool       %s (%s), %s\n", st.Name, st.Path, mode)
-	fmt.Fprintf(w, "data       %s %s of %s\n", bar(st.Data.UsedBytes, st.Data.TotalBytes), size(int64(st.Data.UsedBytes)), size(int64(st.Data.TotalBytes)))
-	fmt.Fprintf(w, "metadata   %s %s of %s\n", bar(st.Metadata.UsedBytes, st.Metadata.TotalBytes), size(int64(st.Metadata.UsedBytes)), size(int64(st.Metadata.TotalBytes)))
-	fmt.Fprintf(w, "clock      %s %d of %d snapshots\n", bar(uint64(st.Clock), uint64(st.ClockLimit)), st.Clock, st.ClockLimit)
+	line := func(name string, used, total uint64, text string) {
+		fmt.Fprintf(w, "%-10s %s %3d%%  %s\n", name, bar(used, total), percent(used, total), text)
+	}
+	half := func(name string, s libcontainer.PoolSpace) {
+		text := size(int64(s.UsedBytes)) + " of " + size(int64(s.TotalBytes))
+		if s.RoomBytes > 0 {
+			text += ", grows by itself up to " + size(int64(s.TotalBytes+s.RoomBytes))
+		}
+		line(name, s.UsedBytes, s.TotalBytes, text)
+	}
+	half("data", st.Data)
+	half("metadata", st.Metadata)
+	line("clock", uint64(st.Clock), uint64(st.ClockLimit), fmt.Sprintf("%d of %d snapshots", st.Clock, st.ClockLimit))
+	fmt.Fprintf(w, "admission  %s; %s are promised to %d writers\n", st.Admission, size(int64(st.PromisedBytes)), st.Writers)
 	fmt.Fprintf(w, "holds      %d layers, %d containers, disks of %s\n", st.Layers, st.Containers, size(int64(st.BaseBytes)))
 	if st.Problem != "" {
 		fmt.Fprintf(w, "problem    %s\n", st.Problem)
+	}
+	return nil
+}
+
+func printReport(c *cli.Context, r *libcontainer.PoolReport) error {
+	done, err := printJSON(c, r)
+	if err != nil {
+		return err
+	}
+	if !done {
+		for _, problem := range r.Problems {
+			fmt.Fprintln(c.App.Writer, problem)
+		}
+		if r.OK {
+			fmt.Fprintf(c.App.Writer, "good: %d layers, %d containers, %d thin devices, %d blocks\n", r.Layers, r.Containers, r.Thins, r.Blocks)
+		}
+		if r.Leaked > 0 {
+			fmt.Fprintf(c.App.Writer, "%d blocks are counted as used and nobody has them\n", r.Leaked)
+		}
+	}
+	if !r.OK {
+		return exitStatus(1)
 	}
 	return nil
 }
@@ -127,4 +269,11 @@ func bar(used, total uint64) string {
 		n = int(min(used*width/total, width))
 	}
 	return "[" + strings.Repeat("#", n) + strings.Repeat(".", width-n) + "]"
+}
+
+func percent(used, total uint64) uint64 {
+	if total == 0 {
+		return 0
+	}
+	return used * 100 / total
 }

@@ -37,6 +37,14 @@ const teardownWait = 10 * time.Second
 // is content to find nothing, and what it cannot remove it names.
 func (rt *Runtime) teardown(c *state.Container, rec *state.Record) error {
 	deadline := deadlineNow()
+	// A process that waits for a disk that stands still cannot be killed.
+	mark, err := c.LeftStill()
+	if mark != nil && err == nil {
+		err = rt.lift(mark, rec)
+	}
+	if err != nil {
+		return err
+	}
 	// The processes first: they hold the root and the cgroup.
 	if err := killAll(rec, deadline, (*cgroup.Cgroup).Destroy); err != nil {
 		return err

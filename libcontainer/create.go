@@ -102,7 +102,7 @@ func (rt *Runtime) plan(id string, opt CreateOptions, host cgroup.Host) (*bundle
 	}
 	p, err := plan.New(b.Spec, plan.Options{
 		ID: id, Bundle: b.Dir, StateDir: filepath.Join(root, id), Image: opt.Image, RootfsSize: opt.RootfsSize,
-		NoPivot: opt.NoPivot, NoNewKeyring: opt.NoNewKeyring, PreserveFDs: listen + opt.PreserveFDs,
+		Dirs: opt.volumes(), NoPivot: opt.NoPivot, NoNewKeyring: opt.NoNewKeyring, PreserveFDs: listen + opt.PreserveFDs,
 		SystemdCgroup: rt.SystemdCgroup, CgroupManager: rt.CgroupManager,
 		Rootless: rt.Rootless == "true" || rt.Rootless == "auto" && os.Geteuid() != 0,
 	}, facts(host))

@@ -56,6 +56,9 @@ func (rt *Runtime) Exec(id string, opt ExecOptions) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	if _, err := rt.goOn(store, id, true); err != nil { // a commit is over in a moment
+		return 0, err
+	}
 	status, err := statusOf(store, rec)
 	if err != nil {
 		return 0, err

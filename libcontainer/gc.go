@@ -57,6 +57,11 @@ func (rt *Runtime) gcContainers() (freed []string, err error) {
 	}
 	var errs []error
 	for _, id := range ids {
+		if left, err := rt.goOn(store, id, false); err != nil {
+			errs = append(errs, fmt.Errorf("container %q: %w", id, err))
+		} else if left {
+			freed = append(freed, fmt.Sprintf("container %q, which a killed commit had left standing still", id))
+		}
 		gateHeld := func() (bool, error) { return store.GateHeld(id) }
 		if rec, err := store.Read(id); err == nil && !abandoned(rec, gateHeld) || errors.Is(err, state.ErrNotExist) {
 			continue

@@ -2,7 +2,11 @@ package libcontainer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 
 	"thinrun/image"
 	"thinrun/libcontainer/state"
@@ -28,13 +32,122 @@ func (rt *Runtime) ImportImage(ctx context.Context, name string, src *image.Sour
 	})
 }
 
-// Images lists the images by name.
-func (rt *Runtime) Images() ([]image.Image, error) {
+// ListedImage is an image and what its removal would give back.
+type ListedImage struct {
+	image.Image
+	// Exclusive is in bytes; nil when nobody can tell.
+	Exclusive *uint64 `json:"exclusive,omitempty"`
+}
+
+// Images lists the images by name; briefly: without looking at what each takes. Damaged
+// records are in the error; the others still come.
+func (rt *Runtime) Images(briefly bool) ([]ListedImage, error) {
 	storageDir, err := rt.storageDir()
 	if err != nil {
 		return nil, err
 	}
-	return image.Open(storageDir).List()
+	images, bad := image.Open(storageDir).List()
+	var exclusive map[string]uint64
+	if !briefly {
+		if exclusive, err = rt.exclusive(storageDir, images); err != nil {
+			rt.Warn("how much each image takes for itself is not known: " + err.Error())
+		}
+	}
+	list := []ListedImage{}
+	for _, img := range images {
+		l := ListedImage{Image: img}
+		if n, known := exclusive[img.Name]; known {
+			l.Exclusive = &n
+		}
+		list = append(list, l)
+	}
+	return list, bad
+}
+
+// exclusive asks each driver once. A layer that a second image names is nobody's alone.
+func (rt *Runtime) exclusive(storageDir string, images []image.Image) (map[string]uint64, error) {
+	named := map[string]int{}
+	for _, img := range images {
+		for _, id := range img.Layers {
+			named[id]++
+		}
+	}
+	groups := map[string]map[string][]string{} // driver, image
+	for _, img := range images {
+		own := slices.DeleteFunc(slices.Clone(img.Layers), func(id string) bool { return named[id] > 1 })
+		if groups[img.Driver] == nil {
+			groups[img.Driver] = map[string][]string{}
+		}
+		groups[img.Driver][img.Name] = own
+	}
+	sums := map[string]uint64{}
+	var errs []error
+	for name, group := range groups {
+		d, err := rt.driver(name, storageDir)
+		if err == nil {
+			var part map[string]uint64
+			part, err = d.Exclusive(group)
+			maps.Copy(sums, part)
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return sums, errors.Join(errs...)
+}
+
+// InspectedImage is all that is known of an image.
+type InspectedImage struct {
+	ListedImage
+	Layers     []InspectedLayer `json:"layers"`
+	Containers []string         `json:"containers"` // that are on it
+	OCI        json.RawMessage  `json:"oci,omitempty"`
+}
+
+// InspectedLayer is one of its layers.
+type InspectedLayer struct {
+	ID     string `json:"id"` // as the driver calls it
+	Chain  string `json:"chain,omitempty"`
+	DiffID string `json:"diffId,omitempty"`
+	Size   int64  `json:"size"`
+}
+
+// InspectImage tells all about an image.
+func (rt *Runtime) InspectImage(name string) (*InspectedImage, error) {
+	full, err := image.ParseName(name)
+	if err != nil {
+		return nil, err
+	}
+	storageDir, err := rt.storageDir()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := image.Open(storageDir).Get(name); err != nil { // its own words
+		return nil, err
+	}
+	list, bad := rt.Images(false) // of others' damage image list tells
+	at := slices.IndexFunc(list, func(l ListedImage) bool { return l.Name == full })
+	if at < 0 {
+		return nil, bad
+	}
+	img := &InspectedImage{ListedImage: list[at], OCI: list[at].OCI}
+	for i, id := range img.Image.Layers {
+		l := InspectedLayer{ID: id}
+		if i < len(img.Chains) {
+			l.Chain = img.Chains[i]
+		}
+		if i < len(img.DiffIDs) {
+			l.DiffID = img.DiffIDs[i]
+		}
+		if i < len(img.Sizes) {
+			l.Size = img.Sizes[i]
+		}
+		img.Layers = append(img.Layers, l)
+	}
+	if img.Containers, err = rt.containersOn(img.Layer()); err != nil {
+		return nil, err
+	}
+	return img, nil
 }
 
 // RemoveImage removes an image that no container uses.
@@ -55,21 +168,30 @@ func (rt *Runtime) RemoveImage(name string) error {
 	return store.Remove(name, d, rt.usersOf)
 }
 
-// usersOf lists the containers that are on layer: those of our own state directory by
+// usersOf is containersOn for those who must not be told "nobody" when it is not known.
+func (rt *Runtime) usersOf(layer string) []string {
+	users, err := rt.containersOn(layer)
+	if err != nil {
+		return append(users, fmt.Sprintf("that nobody can tell (%v)", err))
+	}
+	return users
+}
+
+// containersOn lists the containers that are on layer: those of our own state directory by
 // their records, and those of all others that overlay knows. A snapshot does not need its
 // layer any more. A record that is not there claims nothing that outlived its create; one
 // that cannot be read may.
-func (rt *Runtime) usersOf(layer string) []string {
+func (rt *Runtime) containersOn(layer string) ([]string, error) {
 	store, err := state.Open(rt.Root)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	defer store.Close()
 	ids, err := store.List()
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	var users []string
+	users := []string{}
 	for _, id := range ids {
 		rec, err := store.Read(id)
 		if err == nil && rec.Storage.Layer == layer || err != nil && !isUnclaimed(err) {
@@ -77,16 +199,14 @@ func (rt *Runtime) usersOf(layer string) []string {
 		}
 	}
 	if len(users) > 0 {
-		return users
+		return users, nil
 	}
 	storageDir, err := rt.storageDir()
-	if err == nil {
-		users, err = rt.overlay(storageDir).Users(layer)
-	}
 	if err != nil {
-		return []string{err.Error()}
+		return nil, err
 	}
-	return users
+	others, err := rt.overlay(storageDir).Users(layer)
+	return append(users, others...), err
 }
 
 // isUnclaimed: there is no container, or none that has come to claim something.

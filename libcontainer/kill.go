@@ -31,6 +31,9 @@ func (rt *Runtime) Kill(id string, sig unix.Signal, all bool) error {
 	if err != nil {
 		return err
 	}
+	if _, err := rt.goOn(store, id, false); err != nil {
+		return err
+	}
 	init, err := rec.Init.Open()
 	if errors.Is(err, state.ErrGone) {
 		if !all {

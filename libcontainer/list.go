@@ -20,10 +20,12 @@ func (rt *Runtime) List() ([]State, error) {
 	if err != nil {
 		return nil, err
 	}
+	m := rt.meters()
+	defer m.close()
 	var list []State
 	var bad []error
 	for _, id := range ids {
-		st, err := rt.State(id)
+		st, err := rt.stateOf(store, id, m)
 		if errors.Is(err, state.ErrNotExist) { // deleted while we read
 			continue
 		}

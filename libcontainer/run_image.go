@@ -1,8 +1,10 @@
 package libcontainer
 
 import (
+	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"runtime"
 
 	"thinrun/image"
 	"thinrun/libcontainer/bundle"
@@ -30,6 +32,9 @@ func (rt *Runtime) imageBundle(id string, opt *RunOptions) (_ func(), err error)
 			release()
 		}
 	}()
+	if err := runsHere(img, runtime.GOARCH); err != nil {
+		return nil, err
+	}
 	o := *opt.ImageOptions
 	if o.Hostname == "" {
 		o.Hostname = id
@@ -57,4 +62,30 @@ func (rt *Runtime) imageBundle(id string, opt *RunOptions) (_ func(), err error)
 	}
 	opt.Spec.Raw = bundle.Encode(spec) // what exec will read
 	return release, nil
+}
+
+// runsHere refuses an image of another architecture by name: its programs would only say
+// "exec format error". The kernel runs the 32-bit programs of its own family.
+func runsHere(img *image.Image, arch string) error {
+	if len(img.OCI) == 0 {
+		return nil
+	}
+	var of struct{ OS, Architecture string }
+	if err := json.Unmarshal(img.OCI, &of); err != nil {
+		return fmt.Errorf("image %s: its config: %w", img.Name, err)
+	}
+	smaller := map[string]string{"amd64": "386", "arm64": "arm"}[arch]
+	if of.OS != "" && of.OS != "linux" || of.Architecture != "" && of.Architecture != arch && of.Architecture != smaller {
+		return fmt.Errorf("image %s is for %s/%s and this machine is linux/%s: pull or import it for that platform", img.Name, of.OS, of.Architecture, arch)
+	}
+	return nil
+}
+
+// volumes are the image's: made in the root where they are missing, and no more than
+// that. They need no place of their own, for the whole disk goes with the container.
+func (opt *CreateOptions) volumes() []string {
+	if opt.image == nil {
+		return nil
+	}
+	return opt.image.Config.Volumes
 }

@@ -21,6 +21,9 @@ func (rt *Runtime) Start(id string) error {
 		return err
 	}
 	defer store.Close()
+	if _, err := rt.goOn(store, id, true); err != nil { // a commit is over in a moment
+		return err
+	}
 	c, err := store.Lock(id)
 	if err != nil {
 		return err

@@ -3,9 +3,11 @@ package libcontainer
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"time"
 
 	"thinrun/libcontainer/state"
+	"thinrun/rootfs/storage"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -22,6 +24,14 @@ type State struct {
 	Created     time.Time         `json:"created"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Owner       string            `json:"owner"`
+	// Disk is thinrun's own addition: the container's disk, if its root is of an image.
+	Disk *Disk `json:"disk,omitempty"`
+}
+
+// Disk is how large a container's root may become, and what it takes besides its image.
+type Disk struct {
+	Size uint64 `json:"size,omitempty"` // 0: no limit of its own
+	Used uint64 `json:"used"`
 }
 
 // State tells what a container is now: record plus kernel, without the lock.
@@ -31,6 +41,12 @@ func (rt *Runtime) State(id string) (*State, error) {
 		return nil, err
 	}
 	defer store.Close()
+	m := rt.meters()
+	defer m.close()
+	return rt.stateOf(store, id, m)
+}
+
+func (rt *Runtime) stateOf(store *state.Store, id string, m *meters) (*State, error) {
 	rec, err := store.Read(id)
 	if errors.Is(err, state.ErrNoRecord) {
 		rec, err = unrecorded(id), nil
@@ -49,7 +65,48 @@ func (rt *Runtime) State(id string) (*State, error) {
 	if status != state.Stopped && status != state.Creating {
 		st.PID = rec.Init.PID
 	}
+	if status != state.Creating {
+		st.Disk = m.disk(rec.Storage)
+	}
 	return st, nil
+}
+
+// meters measure disks, each driver opened once.
+type meters struct {
+	rt   *Runtime
+	open map[[2]string]imageDriver
+}
+
+func (rt *Runtime) meters() *meters { return &meters{rt, map[[2]string]imageDriver{}} }
+
+// disk is nil when there is none, or nobody who can tell: the state of a container does
+// not depend on how its pool is.
+func (m *meters) disk(claim storage.Claim) *Disk {
+	if claim.Image == "" {
+		return nil
+	}
+	key := [2]string{claim.Driver, claim.Storage}
+	d, known := m.open[key]
+	if !known {
+		d, _ = m.rt.driver(claim.Driver, claim.Storage)
+		m.open[key] = d
+	}
+	if d == nil {
+		return nil
+	}
+	disk, err := d.DiskOf(claim)
+	if err != nil {
+		return nil
+	}
+	return &Disk{Size: disk.Size, Used: disk.Used}
+}
+
+func (m *meters) close() {
+	for _, d := range m.open {
+		if c, ok := d.(io.Closer); ok {
+			c.Close()
+		}
+	}
 }
 
 // unrecorded stands for an id that is claimed and whose record is not there: create is

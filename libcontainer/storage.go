@@ -26,17 +26,26 @@ const (
 type imageDriver interface {
 	storage.Driver
 	storage.LayerStore
+	storage.Meter
 }
 
 // driver opens a driver by its name: the one switch over what storage there is.
 func (rt *Runtime) driver(name, storageDir string) (imageDriver, error) {
 	switch name {
 	case driverDevmapper:
-		return devmapper.Open(storageDir, devmapper.Options{StateRoot: rt.stateRoot()})
+		return rt.devmapper(storageDir)
 	case driverOverlay:
 		return rt.overlay(storageDir), nil
 	}
 	return nil, fmt.Errorf("BUG: no storage driver %q", name)
+}
+
+// devmapper is the pool below storageDir. Open touches nothing.
+func (rt *Runtime) devmapper(storageDir string) (*devmapper.Driver, error) {
+	return devmapper.Open(storageDir, devmapper.Options{
+		StateRoot: rt.stateRoot(), Warn: rt.Warn,
+		Guard: func(device string) (func(), error) { return rt.guard(storageDir, guardDevice, device) },
+	})
 }
 
 func (rt *Runtime) overlay(storageDir string) overlay.Driver {

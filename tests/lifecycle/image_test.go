@@ -24,7 +24,7 @@ func withImage(t *testing.T) *testbundle.Runtime {
 			}
 		}
 		if box.InLab() {
-			rt.OK("pool", "destroy")
+			rt.OK("pool", "destroy", "--force")
 		}
 	})
 	if box.InLab() {
@@ -33,6 +33,8 @@ func withImage(t *testing.T) *testbundle.Runtime {
 	source := t.TempDir()
 	testbundle.Rootfs(t, source)
 	check(t, os.WriteFile(source+"/etc/marker", []byte("of the image\n"), 0o644))
+	check(t, os.WriteFile(source+"/etc/passwd", []byte("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1001::/home/user:/bin/sh\n"), 0o644))
+	check(t, os.WriteFile(source+"/etc/group", []byte("root:x:0:\nuser:x:1001:\nmail:x:7:user\nwheel:x:8:root,user\n"), 0o644))
 	got := rt.Run("image", "import", "base", source)
 	if driver := map[bool]string{true: "devmapper", false: "overlay"}[box.InLab()]; got.Code != 0 || !regexp.MustCompile(`^base:latest \S+ \S+ \(`+driver+`\)\n$`).MatchString(got.Stdout) {
 		t.Fatal(got)
@@ -50,6 +52,8 @@ func TestRunImage(t *testing.T) {
 	rt := withImage(t)
 	volume := t.TempDir()
 	check(t, os.WriteFile(volume+"/file", []byte("of the host\n"), 0o644))
+	envFile := t.TempDir() + "/env"
+	check(t, os.WriteFile(envFile, []byte("# of a job\nA=file\nB=file\n"), 0o644))
 	ns, err := os.Readlink("/proc/self/ns/net")
 	check(t, err)
 	for _, x := range []struct {
@@ -61,7 +65,21 @@ func TestRunImage(t *testing.T) {
 		{"root", nil, "cat /etc/marker; echo new > /etc/marker; cat /etc/marker; echo $$", "of the image\nnew\n1\n"},
 		{"again", nil, "cat /etc/marker", "of the image\n"},
 		{"env", []string{"-e", "A=b,c", "-e", "C=d"}, "echo $A $C", "b,c d\n"},
-		{"user", []string{"-u", "1000:1000"}, "id -u; id -g", "1000\n1000\n"},
+		{"user", []string{"-u", "1000:1000"}, "id -u; id -g; id -G; echo $HOME", "1000\n1000\n1000\n/home/user\n"},
+		{"user by name", []string{"-u", "user"}, "id -u; id -g; id -G; echo $HOME", "1000\n1001\n1001 7 8\n/home/user\n"},
+		{"user by number", []string{"-u", "1000"}, "id -G", "1001 7 8\n"},
+		{"user and group by name", []string{"-u", "user:wheel"}, "id -u; id -G", "1000\n8\n"},
+		{"root by default", nil, "id -u; id -G; echo $HOME", "0\n0 8\n/root\n"},
+		{"env-file", []string{"--env-file", envFile, "-e", "B=option"}, "echo $A $B", "file option\n"},
+		{"hostname is told", []string{"--hostname", "named"}, "echo $HOSTNAME", "named\n"},
+		{"tmpfs", []string{"--tmpfs", "/scratch:size=64k"}, "df -k /scratch | tail -1 | cut -c1-5; grep -c '/scratch tmpfs.*noexec' /proc/mounts", "tmpfs\n1\n"},
+		{"mount", []string{"--mount", "type=bind,source=" + volume + ",target=/data,readonly"}, "cat /data/file; echo x > /data/file 2>/dev/null || echo refused", "of the host\nrefused\n"},
+		{"shm", []string{"--shm-size", "1m"}, "grep -c 'shm /dev/shm.*size=1024k' /proc/mounts", "1\n"},
+		{"ulimit", []string{"--ulimit", "nofile=77:88"}, "ulimit -n; ulimit -Hn", "77\n88\n"},
+		{"new privileges", []string{"--security-opt", "no-new-privileges=false"}, "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t0\n"},
+		{"no filter", []string{"--security-opt", "seccomp=unconfined"}, "grep Seccomp: /proc/self/status", "Seccomp:\t0\n"},
+		{"filter", nil, "grep Seccomp: /proc/self/status", "Seccomp:\t2\n"},
+		{"entrypoint", []string{"--entrypoint", "/bin/echo"}, "x", "sh -c x\n"},
 		{"workdir", []string{"-w", "/tmp"}, "pwd", "/tmp\n"},
 		{"new workdir", []string{"--workdir", "/made/for/me"}, "pwd", "/made/for/me\n"},
 		{"hostname", []string{"--hostname", "named"}, "hostname", "named\n"},
@@ -106,7 +124,15 @@ func TestRunImage(t *testing.T) {
 		{[]string{"--net", "bridge"}, "bridge"},
 		{[]string{"--net", "/nonexistent"}, "/nonexistent"},
 		{[]string{"--cap-add", "FLY"}, "FLY"},
-		{[]string{"--user", "nobody"}, "nobody"},
+		{[]string{"--user", "nobody"}, `user "nobody": the container's /etc/passwd: there is no such user`},
+		{[]string{"--user", "user:staff"}, `group "staff": the container's /etc/group: there is no such group`},
+		{[]string{"--user", "4294967296"}, `"4294967296"`},
+		{[]string{"--privileged"}, "--privileged"},
+		{[]string{"--security-opt", "label=disable"}, "label=disable"},
+		{[]string{"--stop-signal", "SIGNOT"}, "SIGNOT"},
+		{[]string{"--env-file", "/nonexistent"}, "/nonexistent"},
+		{[]string{"--mount", "type=bind,source=/nonexistent,target=/x"}, "/nonexistent"},
+		{[]string{"-w", "/proc/self/fd/3/made"}, "process.cwd"}, // CVE-2024-21626
 		{[]string{"-v", "/nonexistent:/data"}, "/nonexistent"},
 		{[]string{"-v", "relative"}, "relative"},
 		{[]string{"-w", "relative"}, "relative"},
@@ -183,8 +209,11 @@ func TestImages(t *testing.T) {
 		t.Errorf("in a user namespace: %v", got)
 	}
 
-	if out := rt.OK("image", "list"); !regexp.MustCompile(`(?m)^NAME +SIZE +LAYERS +DRIVER +CREATED\nbase:latest +\S+ \S+ +1 +(overlay|devmapper) +\S+Z?\S*\n`).MatchString(out) {
+	if out := rt.OK("image", "list"); !regexp.MustCompile(`^NAME +SIZE +EXCLUSIVE +LAYERS +AGE\nbase:latest +[0-9.]+ [KM]iB +[0-9.]+ [KM]iB +1 +just now\n$`).MatchString(out) {
 		t.Errorf("image list: %s", out)
+	}
+	if out := rt.OK("image", "ls", "-q"); out != "base:latest\n" {
+		t.Errorf("image ls -q: %s", out)
 	}
 	if out := rt.OK("image", "ls", "--format", "json"); !regexp.MustCompile(`^\[\{.*"base:latest".*\}\]\n$`).MatchString(out) {
 		t.Errorf("image ls: %s", out)
@@ -233,8 +262,31 @@ func TestPool(t *testing.T) {
 	if out := rt.OK("pool", "status"); !strings.Contains(out, "1 containers") {
 		t.Errorf("got %s", out)
 	}
-	rt.Fails(1, []string{"pool", "destroy"}, "in use")
+	rt.Fails(1, []string{"pool", "destroy"}, "in use", "base:latest")
+	rt.Fails(1, []string{"pool", "destroy", "--force"}, "in use")
+	if got := rt.OK("image", "ls", "-q"); got != "base:latest\n" {
+		t.Errorf("a refused destroy has left the images %q", got)
+	}
+	if out := rt.OK("pool", "check"); !strings.HasPrefix(out, "good: 1 layers, 1 containers, ") {
+		t.Errorf("pool check: %s", out)
+	}
+	if out := rt.OK("pool", "grow", "--data-size", "+64M", "--metadata-size", "24M"); out != "data       320.0 MiB, before 256.0 MiB\nmetadata   24.0 MiB, before 16.0 MiB\n" {
+		t.Errorf("pool grow: %q", out)
+	}
+	rt.Fails(1, []string{"pool", "grow", "--data-size", "64M"}, "cannot become smaller")
+	rt.Fails(1, []string{"pool", "grow", "--data-size", "0"}, "0 is no size to grow to")
+	rt.Fails(1, []string{"pool", "renew"}, "in use")
+	if out := rt.OK("pool", "trim"); !strings.HasSuffix(out, "iB given back\n") {
+		t.Errorf("pool trim: %q", out)
+	}
+	rt.OK("exec", id, "sh", "-c", "echo x > /file; sync; cat /file") // as if nothing had been
 	rt.OK("delete", "--force", id)
-	rt.OK("pool", "destroy")
+	rt.OK("pool", "renew")
+	rt.OK("run", "--image", "base", rt.ID(), "true")
+	rt.Fails(1, []string{"pool", "destroy"}, "in use", "base:latest", "--force")
+	rt.OK("pool", "destroy", "--force")
 	rt.Fails(1, []string{"pool", "status"}, "no pool")
+	if got := rt.OK("image", "ls", "-q"); got != "" {
+		t.Errorf("images of a pool that is not there: %q", got)
+	}
 }

@@ -189,7 +189,7 @@ $`)
 	if out := rt.OK("list", "--quiet"); out != c.ID+"\n" {
 		t.Errorf("quiet: %q", out)
 	}
-	row := regexp.MustCompile(`(?m)^` + c.ID + ` +[0-9]+ +running +` + b.Dir + ` +\S+Z +root$`)
+	row := regexp.MustCompile(`(?m)^` + c.ID + ` +[0-9]+ +running +` + b.Dir + ` +\S+Z +root +-$`)
 	if out := rt.OK("list"); !row.MatchString(out) {
 		t.Errorf("table: %s", out)
 	}

@@ -47,6 +47,16 @@ func (d *Driver) Destroy() error {
 	return nil
 }
 
+// Unused refuses as Destroy does, and destroys nothing.
+func (d *Driver) Unused() error {
+	p, err := d.open(unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer p.leave()
+	return p.unused()
+}
+
 func (p *pool) unused() error {
 	devices, err := p.ctl.List()
 	if err != nil {

@@ -1,0 +1,56 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Forget removes the records of all images that driver keeps, durably, and calls destroy,
+// which takes the layers away in one go; may has the images' names first and can refuse.
+// Meanwhile no image is made, removed or taken into use; ErrBusy as with Sweep.
+func (s *Store) Forget(driver string, may func(names []string) error, destroy func() error) error {
+	if _, err := os.Stat(s.dir); errors.Is(err, os.ErrNotExist) {
+		return errors.Join(may(nil), destroy())
+	}
+	imports, err := s.lock(lockImports, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("%s: %w; try again when it is done", s.storage, ErrBusy)
+	}
+	if err != nil {
+		return err
+	}
+	defer imports()
+	records, err := s.lock(lockRecords, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer records()
+	list, err := s.List()
+	if err != nil {
+		return err // whose layers a damaged record names is unknown
+	}
+	var names []string
+	for _, img := range list {
+		if img.Driver == driver {
+			names = append(names, img.Name)
+		}
+	}
+	if err := may(names); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(s.dir, fileName(name))); err != nil {
+			return err
+		}
+	}
+	if len(names) > 0 {
+		if err := syncDir(s.dir); err != nil {
+			return err
+		}
+	}
+	return destroy()
+}
