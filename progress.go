@@ -43,10 +43,7 @@ func (p *progress) begin(src *image.Source) {
 	defer p.mu.Unlock()
 	for i, l := range src.Layers {
 		at := p.at(i)
-		at.total = l.Bytes
-		if at.digest == "" {
-			at.digest = l.DiffID
-		}
+		at.total, at.digest = l.Bytes, l.DiffID // not the blob's: a layer that is shared has none
 	}
 }
 
@@ -63,7 +60,7 @@ func (p *progress) transferred(t transfer.Progress) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := p.at(t.Layer)
-	l.have, l.total, l.digest = t.Bytes, t.Total, t.Digest
+	l.have, l.total = t.Bytes, t.Total
 	if l.what == "" {
 		l.what = "fetch"
 	}

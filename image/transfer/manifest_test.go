@@ -183,3 +183,53 @@ func TestIndexInIndex(t *testing.T) {
 		s.send(t, "PUT", fmt.Sprintf("/v2/img/manifests/depth%d", depth), string(types.OCIImageIndex), body)
 	}
 }
+
+// TestLayerTypes: the content is looked at, not the type; a foreign layer is one that the
+// registry may have.
+func TestLayerTypes(t *testing.T) {
+	plain := func(_ *testing.T, b []byte) []byte { return b }
+	zstd := func(t *testing.T, b []byte) []byte { return zst(t, b) }
+	for _, row := range []struct {
+		kind types.MediaType
+		pack func(*testing.T, []byte) []byte
+		lost bool // the registry does not have it
+	}{
+		{types.OCIUncompressedLayer, plain, false},
+		{types.OCILayer, gz, false},
+		{types.OCILayerZStd, zstd, false},
+		{types.DockerLayer, gz, false},
+		{types.DockerLayer, plain, false}, // podman push --compress=false says so
+		{types.DockerForeignLayer, gz, false},
+		{types.OCIRestrictedLayer, gz, false},
+		{types.DockerForeignLayer, gz, true},
+	} {
+		t.Run(fmt.Sprintf("%s, lost=%v", row.kind, row.lost), func(t *testing.T) {
+			s := newSite(t)
+			f := newFixture(t, "amd64", 4000)
+			delete(f.blobs, f.manifest.Layers[0].Digest.String())
+			packed := row.pack(t, f.tars[0])
+			f.manifest.Layers[0] = f.add(t, row.kind, packed)
+			s.push(t, f, "1")
+			if row.lost {
+				f.manifest.Layers[0].URLs = []string{s.URL + "/elsewhere"}
+				s.push(t, f, "1")
+				s.blobHook(f.manifest.Layers[0], func(_ int, w http.ResponseWriter, r *http.Request) bool {
+					http.NotFound(w, r)
+					return true
+				})
+			}
+			opt := brisk(t)
+			opt.Platform = "linux/amd64"
+			got, _, err := s.pull(t, "img:1", opt)
+			if row.lost {
+				wantError(t, err, "foreign layer", "does not follow the URLs")
+				if followed := s.requests("/elsewhere"); len(followed) > 0 {
+					t.Errorf("followed: %q", followed)
+				}
+				return
+			}
+			check(t, err)
+			wantLayers(t, f, got)
+		})
+	}
+}
