@@ -28,8 +28,8 @@ func oneFile(t *testing.T, content string) []byte {
 
 // stdin is a tar that comes from there.
 func stdin(r io.Reader) *Source {
-	src, _ := Plain("-", r)
-	return src
+	open := func(context.Context) (io.ReadCloser, error) { return io.NopCloser(r), nil }
+	return &Source{From: "-", Layers: []SourceLayer{{Open: open}}, Close: func() error { return nil }}
 }
 
 func importTar(t *testing.T, s *Store, layers *plainStore, name, content string, inUse func(string) []string) (*Image, error) {
@@ -162,10 +162,6 @@ func TestImportFails(t *testing.T) {
 		"cut in a file":  {im: Import{Name: "x", Source: stdin(bytes.NewReader(good[:514]))}, want: "cut short"},
 		"cut in header":  {im: Import{Name: "x", Source: stdin(bytes.NewReader(good[:100]))}, want: "cut short"},
 		"cut at the end": {im: Import{Name: "x", Source: stdin(bytes.NewReader(good[:1024]))}, want: "end mark"},
-		"xz":             {im: Import{Name: "x", Source: stdin(strings.NewReader("\xfd7zXZ\x00...."))}, want: "xz -dc"},
-		"bzip2":          {im: Import{Name: "x", Source: stdin(strings.NewReader("BZh9...."))}, want: "bzip2 -dc"},
-		"bad gzip":       {im: Import{Name: "x", Source: stdin(strings.NewReader("\x1f\x8b...."))}, want: "gzip"},
-		"bad zstd":       {im: Import{Name: "x", Source: stdin(strings.NewReader("\x28\xb5\x2f\xfd...."))}, want: "zstd"},
 		"no layer":       {im: Import{Name: "x", Source: stdin(bytes.NewReader(good))}, fail: "new", want: errPlain.Error()},
 		"no commit":      {im: Import{Name: "x", Source: stdin(bytes.NewReader(good))}, fail: "commit", want: errPlain.Error()},
 	} {

@@ -1,22 +1,28 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
+	"thinrun/image/layer"
 	"thinrun/rootfs/storage"
 )
 
-// plainStore keeps a layer as a directory, and fails where it is told to.
+// plainStore keeps a layer as a directory, whole, and fails where it is told to.
 type plainStore struct {
 	dir  string
 	fail string // "new", "commit", "remove"
 	n    int
+
+	mu     sync.Mutex
+	sealed map[string]storage.LayerInfo
 }
 
 var errPlain = errors.New("the layer store says no")
@@ -25,15 +31,21 @@ func (p *plainStore) NewLayer(parent string) (storage.Layer, error) {
 	if p.fail == "new" {
 		return nil, errPlain
 	}
-	if parent != "" {
-		return nil, errors.New("plainStore has no chains")
-	}
+	p.mu.Lock()
 	p.n++
-	l := &plainLayer{p: p, id: fmt.Sprintf("layer%d", p.n)}
+	l := &plainLayer{p: p, parent: parent, id: fmt.Sprintf("layer%d", p.n)}
+	p.mu.Unlock()
 	path := filepath.Join(p.dir, "new-"+l.id)
 	err := os.Mkdir(path, 0o755)
 	if err == nil {
 		l.root, err = os.Open(path)
+	}
+	if err == nil && parent != "" {
+		var below *os.File
+		if below, err = os.Open(filepath.Join(p.dir, parent)); err == nil {
+			_, err = layer.Copy(context.Background(), l.root, below, layer.Options{})
+			below.Close()
+		}
 	}
 	return l, err
 }
@@ -42,12 +54,22 @@ func (p *plainStore) RemoveLayer(id string) error {
 	if p.fail == "remove" {
 		return errPlain
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.sealed, id)
 	return os.RemoveAll(filepath.Join(p.dir, id))
 }
 
 func (p *plainStore) Fork(storage.Claim) (storage.Layer, error) { return nil, errors.ErrUnsupported }
 
-func (p *plainStore) Layers() ([]storage.LayerInfo, error) { return nil, nil }
+func (p *plainStore) Layers() (list []storage.LayerInfo, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.sealed {
+		list = append(list, l)
+	}
+	return list, nil
+}
 
 // has lists the layers, half-made ones too.
 func (p *plainStore) has(t *testing.T) (list []string) {
@@ -61,10 +83,11 @@ func (p *plainStore) has(t *testing.T) (list []string) {
 }
 
 type plainLayer struct {
-	p    *plainStore
-	id   string
-	root *os.File
-	over bool
+	p      *plainStore
+	id     string
+	parent string
+	root   *os.File
+	over   bool
 }
 
 func (l *plainLayer) Root() *os.File { return l.root }
@@ -75,6 +98,12 @@ func (l *plainLayer) Commit(chain string) (string, error) {
 	}
 	l.over = true
 	l.root.Close()
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	if l.p.sealed == nil {
+		l.p.sealed = make(map[string]storage.LayerInfo)
+	}
+	l.p.sealed[l.id] = storage.LayerInfo{ID: l.id, Parent: l.parent, Chain: chain}
 	return l.id, os.Rename(filepath.Join(l.p.dir, "new-"+l.id), filepath.Join(l.p.dir, l.id))
 }
 
