@@ -19,7 +19,7 @@ SEED    = 1
 
 export CGO_ENABLED = 0
 
-.PHONY: build install test test-unit test-native test-lab labtest powercut sweep storm lint bench demo deps tools clean
+.PHONY: build install test test-unit test-native test-lab labtest powercut sweep storm lint bench bench-storage demo deps tools clean
 
 build: ## the static binary
 	$(GO) build $(FLAGS) -ldflags '$(LDFLAGS)' -o $(WHOLE) .
@@ -70,6 +70,11 @@ lint:
 
 bench: deps build ## beside Debian's runc and crun, into docs/bench
 	$(GO) run $(FLAGS) ./tests/bench
+
+bench-storage: deps build ## beside containerd's devmapper snapshotter, in the lab kernel; half an hour
+	@tests/deps.sh containerd runc dmsetup
+	@tests/demo/debian.sh
+	$(GO) run $(FLAGS) ./tests/bench -storage -rounds 7
 
 demo: build ## the main job, step by step, on this kernel and on dm-thin
 	tests/demo/demo.sh

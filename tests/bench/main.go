@@ -3,6 +3,7 @@
 //
 //	make bench                              everything, a few minutes
 //	go run ./tests/bench -rounds 10 -lab=false -out /tmp/b
+//	make bench-storage                      beside containerd's devmapper snapshotter
 //
 // It needs root. All three run in the same private mount namespace with one cgroup2
 // tree, their state on the same tmpfs, with the same bundles, and each proves that its
@@ -54,12 +55,20 @@ func main() {
 	lab := flag.Bool("lab", true, "also measure memory limits and dm-thin in the lab kernel")
 	out := flag.String("out", "docs/bench", "where the results go")
 	binary := flag.String("thinrun", "./thinrun", "the binary to measure")
-	stage := flag.String("stage", "", "internal: native or lab, the process that measures")
+	onlyStorage := flag.Bool("storage", false, "measure the storage beside containerd's devmapper snapshotter instead")
+	deepest := flag.Int("deepest", 1000, "with -storage: the most layers of an image")
+	stage := flag.String("stage", "", "internal: native, lab or storage, the process that measures")
 	flag.Parse()
 	var err error
 	switch *stage {
 	case "":
-		err = outer(*rounds, *lab, *binary, *out)
+		if *onlyStorage {
+			err = outerStorage(*binary, *out, *rounds, *deepest)
+		} else {
+			err = outer(*rounds, *lab, *binary, *out)
+		}
+	case "storage":
+		err = emit(inStorage(*binary, *rounds, *deepest))
 	case "native":
 		err = emit(native(*rounds, *binary))
 	case "lab":
