@@ -1,0 +1,51 @@
+package transfer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// WriteFile lets write fill a file that has no name before it is whole: who fails or is
+// killed leaves what was there before. What is not a regular file is written to as it is.
+func WriteFile(path string, write func(io.Writer) error) error {
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(write(f), f.Close())
+	}
+	part := path + ".part"
+	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
+	unnamed := err == nil
+	if !unnamed && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	if !unnamed { // such file systems get a name that says what it is
+		if fd, err = unix.Open(part, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY|unix.O_CLOEXEC, 0o644); err != nil {
+			return &os.PathError{Op: "open", Path: part, Err: err}
+		}
+	}
+	f := os.NewFile(uintptr(fd), part)
+	defer f.Close()
+	if err := errors.Join(write(f), f.Sync()); err != nil {
+		if !unnamed {
+			os.Remove(part)
+		}
+		return err
+	}
+	if unnamed { // a link replaces nothing, a rename does
+		if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, part, unix.AT_SYMLINK_FOLLOW); err != nil {
+			return &os.LinkError{Op: "link", Old: "the archive", New: part, Err: err}
+		}
+	}
+	return os.Rename(part, path)
+}
