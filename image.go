@@ -54,6 +54,18 @@ func imageCommand() *cli.Command {
 				},
 			},
 			{
+				Name:        "tag",
+				Usage:       "give an image a second name",
+				ArgsUsage:   "NAME NEW",
+				Description: "Both names are of the same layers; each can be removed on its own.\n\nExample: thinrun image tag debian:12 debian:latest",
+				Action: func(c *cli.Context) error {
+					if c.NArg() != 2 {
+						return errors.New("wants the image's name and a new one")
+					}
+					return runtimeOf(c).TagImage(c.Args().Get(0), c.Args().Get(1))
+				},
+			},
+			{
 				Name:      "rm",
 				Usage:     "remove images that no container uses",
 				ArgsUsage: "NAME...",
@@ -67,6 +79,31 @@ func imageCommand() *cli.Command {
 						errs = append(errs, rt.RemoveImage(name))
 					}
 					return errors.Join(errs...)
+				},
+			},
+			{
+				Name:      "commit",
+				Usage:     "make an image of what a container's root holds now",
+				ArgsUsage: "CONTAINER NAME",
+				Description: "The container may run: its file system is frozen for the moment of a snapshot.\n\n" +
+					"Example: thinrun image commit --change 'CMD [\"nginx\"]' web1 web",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "message", Aliases: []string{"m"}, Usage: "`TEXT` for the image's history"},
+					&cli.StringFlag{Name: "author", Aliases: []string{"a"}, Usage: "`NAME` for the image's config"},
+					&cli.StringSliceFlag{Name: "change", Aliases: []string{"c"}, Usage: "`INSTRUCTION` of a Dockerfile: CMD ENTRYPOINT ENV EXPOSE LABEL STOPSIGNAL USER VOLUME WORKDIR"},
+				},
+				Action: func(c *cli.Context) error {
+					if c.NArg() != 2 {
+						return errors.New("wants the container's id and a name for the image")
+					}
+					img, err := runtimeOf(c).CommitContainer(c.Context, c.Args().Get(0), c.Args().Get(1), libcontainer.CommitOptions{
+						Message: c.String("message"), Author: c.String("author"), Changes: c.StringSlice("change"),
+					})
+					if err != nil {
+						return err
+					}
+					fmt.Fprintf(c.App.Writer, "%s %s (%s)\n", img.Name, size(img.Size), img.Driver)
+					return nil
 				},
 			},
 		}...),

@@ -29,6 +29,8 @@ type Commit struct {
 	Message, Author string
 	Created         time.Time     // zero: now
 	Changes         func(*Config) // to Base's; nil: none
+	Labels          map[string]string
+	Expose          []string // "80/tcp"
 }
 
 // Commit makes an image of Base's layers and one more: what the container changed. The

@@ -3,6 +3,7 @@ package image
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"time"
@@ -51,6 +52,16 @@ func (img *Image) describe(c Commit) error {
 			return err
 		}
 	}
+	if err := addTo(config, "Labels", c.Labels); err != nil {
+		return err
+	}
+	ports := make(map[string]struct{})
+	for _, port := range c.Expose {
+		ports[port] = struct{}{}
+	}
+	if err := addTo(config, "ExposedPorts", ports); err != nil {
+		return err
+	}
 	changes["config"] = config
 	if fields == nil {
 		fields = make(map[string]json.RawMessage)
@@ -69,6 +80,21 @@ func (img *Image) describe(c Commit) error {
 		img.ID = digest(img.OCI)
 	}
 	return nil
+}
+
+// addTo adds to one of the config's objects.
+func addTo[V any](config map[string]json.RawMessage, key string, more map[string]V) error {
+	if len(more) == 0 {
+		return nil
+	}
+	all := make(map[string]V)
+	if err := unmarshal(config[key], &all); err != nil {
+		return fmt.Errorf("image config: config.%s: %w", key, err)
+	}
+	maps.Copy(all, more)
+	var err error
+	config[key], err = json.Marshal(all)
+	return err
 }
 
 func unmarshal(data json.RawMessage, v any) error {

@@ -150,22 +150,52 @@ func (rt *Runtime) InspectImage(name string) (*InspectedImage, error) {
 	return img, nil
 }
 
+// TagImage gives an image a second name. What had that name goes, unless a container is on it.
+func (rt *Runtime) TagImage(name, second string) error {
+	store, d, err := rt.imageAndDriver(name)
+	if err != nil {
+		return err
+	}
+	_, err = store.Tag(name, second, d, rt.usersOf)
+	return err
+}
+
+// ExportImage has an image written somewhere. While write is at work the image's layers
+// stay, whatever happens to its name.
+func (rt *Runtime) ExportImage(ctx context.Context, name string, write func(*image.Export) error) error {
+	store, d, err := rt.imageAndDriver(name)
+	if err != nil {
+		return err
+	}
+	export, err := store.Export(name, d, rt.Warn)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(export), export.Close())
+}
+
 // RemoveImage removes an image that no container uses.
 func (rt *Runtime) RemoveImage(name string) error {
-	storageDir, err := rt.storageDir()
-	if err != nil {
-		return err
-	}
-	store := image.Open(storageDir)
-	img, err := store.Get(name)
-	if err != nil {
-		return err
-	}
-	d, err := rt.driver(img.Driver, storageDir)
+	store, d, err := rt.imageAndDriver(name)
 	if err != nil {
 		return err
 	}
 	return store.Remove(name, d, rt.usersOf)
+}
+
+// imageAndDriver is the store, and the driver that keeps the image.
+func (rt *Runtime) imageAndDriver(name string) (*image.Store, imageDriver, error) {
+	storageDir, err := rt.storageDir()
+	if err != nil {
+		return nil, nil, err
+	}
+	store := image.Open(storageDir)
+	img, err := store.Get(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := rt.driver(img.Driver, storageDir)
+	return store, d, err
 }
 
 // usersOf is containersOn for those who must not be told "nobody" when it is not known.

@@ -84,7 +84,7 @@ var verbs = []struct {
 }{
 	{"create", 1, 1}, {"start", 1, 1}, {"state", 1, 1}, {"kill", 1, 2}, {"delete", 1, 1}, {"run", 1, -1}, {"exec", 2, -1},
 	{"list", 0, 0}, {"spec", 0, 0}, {"features", 0, 0}, {"gc", 0, 0},
-	{"image import", 2, 2}, {"image list", 0, 0}, {"image inspect", 1, 1}, {"image rm", 1, -1},
+	{"image import", 2, 2}, {"image list", 0, 0}, {"image inspect", 1, 1}, {"image tag", 2, 2}, {"image commit", 2, 2}, {"image rm", 1, -1},
 	{"pool create", 0, 0}, {"pool status", 0, 0}, {"pool grow", 0, 0}, {"pool trim", 0, 0}, {"pool check", 0, 0}, {"pool renew", 0, 0}, {"pool destroy", 0, 0},
 }
 
