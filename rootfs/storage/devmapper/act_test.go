@@ -114,6 +114,8 @@ func (a act) run() error {
 	case "grow":
 		_, err := d.Grow(GrowOptions{AddData: 64 * mib, AddMeta: 4 * mib})
 		return err
+	case "repair":
+		return d.Repair()
 	case "destroy":
 		return d.Destroy()
 	case "gc":

@@ -24,6 +24,12 @@ func (p *pool) activate() error {
 			err = p.look(dm.NoFlush)
 		}
 	}
+	if err == nil && p.behind() {
+		if err := p.reload(); err != nil {
+			p.warn(err)
+		}
+		return p.look(dm.NoFlush)
+	}
 	if !errors.Is(err, errInactive) {
 		return err
 	}
@@ -62,6 +68,15 @@ func (p *pool) activate() error {
 	// Nothing was active, so nothing runs: all that no claim of this boot holds is garbage.
 	_, err = p.collect(thins)
 	return err
+}
+
+// behind tells of one who grew the pool and was killed after the record.
+func (p *pool) behind() bool {
+	k := p.kernel
+	if k.dead() || k.needsCheck {
+		return false
+	}
+	return k.dataTotal < p.data.bytes/p.blockBytes() || p.meta.ours && k.metaTotal < min(p.meta.bytes, maxMeta)/4096
 }
 
 func (p *pool) whose(b backing) error {

@@ -14,6 +14,7 @@ import (
 
 	"thinrun/rootfs/storage/devmapper/base"
 	"thinrun/rootfs/storage/devmapper/dm"
+	"thinrun/rootfs/storage/devmapper/thinmeta"
 )
 
 // PoolOptions say how a pool is made. All zero values are chosen by what the storage's
@@ -216,19 +217,22 @@ func blank(path string) (bytes_ uint64, err error) {
 		return 0, err
 	}
 	defer f.Close()
-	// O_EXCL on a block device: EBUSY when it is mounted or below another device.
-	x, err := os.OpenFile(path, os.O_RDONLY|os.O_EXCL, 0)
+	// O_EXCL on a block device: EBUSY when it is mounted or below another device. O_DIRECT:
+	// the device's own cache may be older than what a pool has written beside it.
+	x, err := os.OpenFile(path, os.O_RDONLY|os.O_EXCL|unix.O_DIRECT, 0)
 	if err != nil {
 		return 0, fmt.Errorf("%s is in use: %w", path, err)
 	}
-	x.Close()
-	head := make([]byte, 1<<20)
-	n, err := f.ReadAt(head, 0)
-	if err != nil && err != io.EOF {
-		return 0, err
-	}
-	if !bytes.Equal(head[:n], make([]byte, n)) {
-		return 0, fmt.Errorf("%s is not blank: its first MiB holds data; wipe it first (blkdiscard -z, or dd) if nobody needs that", path)
+	defer x.Close()
+	head := make([]byte, thinmeta.BlockSize)
+	for at := int64(0); at < 1<<20; at += thinmeta.BlockSize {
+		n, err := direct{x}.ReadAt(head, at)
+		if err != nil && err != io.EOF {
+			return 0, err
+		}
+		if !bytes.Equal(head[:n], make([]byte, n)) {
+			return 0, fmt.Errorf("%s is not blank: its first MiB holds data; wipe it first (blkdiscard -z, or dd) if nobody needs that", path)
+		}
 	}
 	return deviceBytes(f)
 }

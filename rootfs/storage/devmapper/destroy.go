@@ -183,8 +183,8 @@ func (p *pool) heldBy(b backing, f *os.File) (string, error) {
 	return "", x.Close()
 }
 
-// forget removes the pool's files, those that it made. A metadata device gets its
-// superblock wiped, without which it is no pool.
+// forget removes the pool's files, those that it made. Devices get their first MiB wiped:
+// without its superblock the metadata is no pool, and both are blank for the next.
 func (p *pool) forget() error {
 	for _, b := range []backing{p.data, p.meta} {
 		if b.ours {
@@ -194,14 +194,18 @@ func (p *pool) forget() error {
 			}
 		}
 	}
-	if !p.meta.ours {
-		f, _, err := openDevice(p.meta.path)
+	for _, b := range []backing{p.data, p.meta} {
+		if b.ours {
+			continue
+		}
+		p.step("wipe device")
+		f, _, err := openDevice(b.path)
 		if err != nil {
 			return p.fail("%w", err)
 		}
-		_, err = f.WriteAt(make([]byte, 4096), 0)
+		_, err = f.WriteAt(make([]byte, mib), 0)
 		if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-			return p.fail("wipe %s: %w", p.meta.path, err)
+			return p.fail("wipe %s: %w", b.path, err)
 		}
 	}
 	for _, dir := range []string{p.layersDir(), p.claimsDir()} {

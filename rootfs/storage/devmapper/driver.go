@@ -56,9 +56,11 @@ type Options struct {
 	// Pool is what the first layer makes when there is no pool.
 	Pool PoolOptions
 
-	// Guard is called before a container's device is suspended for a fork. It starts what
-	// resumes the device (ResumeSuspended) if this process ends before it has called done.
-	// nil: the next command that looks does it, and the container's writers wait until then.
+	// Guard is called before a device is suspended: a container's for a fork, the pool's to
+	// grow or to be checked. It starts what resumes the device (ResumeSuspended) if this
+	// process ends before it has called done. What it starts inherits no descriptor of ours:
+	// the locks are theirs. nil: the next command that looks does it, and whoever writes to
+	// the device waits until then.
 	Guard func(device string) (done func(), err error)
 	// Warn takes one line for people about a pool that will need them; nil: nobody.
 	Warn func(line string)

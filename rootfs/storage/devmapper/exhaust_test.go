@@ -628,3 +628,89 @@ func TestFailingDevices(t *testing.T) {
 		}
 	}
 }
+
+// TestKilledRepair: SIGKILL before each step of a repair; the next one finishes it. With
+// damaged metadata it refuses and changes nothing.
+func TestKilledRepair(t *testing.T) {
+	d := fresh(t, Options{})
+	layer := image(t, d)
+	before := held(t, d)
+	for n := 1; ; n++ {
+		deactivate(t, d)
+		patch(t, d, func(b []byte) { b[4] |= 1 })
+		oneLine(t, try(d, layer), ErrNeedsCheck, "`thinrun pool check --repair`")
+		died := act{Do: "repair", Storage: d.storage, KillAt: n}.start(t)
+		if err := d.Repair(); err != nil {
+			t.Errorf("killed before %q: %v", died, err)
+		}
+		if err := try(d, layer); err != nil {
+			t.Errorf("killed before %q: %v", died, err)
+		}
+		same(t, "held after a kill before "+died, before, held(t, d))
+		if died == "" {
+			if n < 4 {
+				t.Errorf("only %d steps", n-1)
+			}
+			break
+		}
+	}
+	deactivate(t, d)
+	var saved []byte
+	patch(t, d, func(b []byte) {
+		saved = append([]byte(nil), b...)
+		b[4] |= 1
+		b[320] ^= 0xff // where the mappings begin
+	})
+	sum := sums(t, d)
+	if err := d.Repair(); !errors.Is(err, ErrNeedsCheck) || !strings.Contains(err.Error(), "thin_repair") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("repair of damaged metadata: %v", err)
+	}
+	if sums(t, d) != sum {
+		t.Error("repair has changed damaged metadata")
+	}
+	patch(t, d, func(b []byte) { copy(b, saved) })
+	src, _ := prepared(t, d, layer)
+	if err := d.Repair(); err != nil {
+		t.Errorf("repair of a pool that is well and in use: %v", err)
+	}
+	src.Mount.Close()
+}
+
+// TestKilledGrowingStart: a start that has to make room first, killed anywhere.
+func TestKilledGrowingStart(t *testing.T) {
+	last := ""
+	for n := 1; last != "claim"; n++ { // from there on it is like any start
+		t.Run(fmt.Sprint("step ", n), func(t *testing.T) {
+			d := fresh(t, Options{Pool: PoolOptions{DataBytes: 96 * mib, MetaBytes: 8 * mib, BaseBytes: gib, LowWater: 40 * mib, MaxBytes: 192 * mib}})
+			layer := image(t, d)
+			src, c := start(t, d, "c1", layer)
+			if err := scatter(src.Mount, 60<<20, 64<<10); err != nil {
+				t.Fatal(err)
+			}
+			claim := filepath.Join(t.TempDir(), "claim")
+			last = act{Do: "prepare", Storage: d.storage, Layer: layer, Claim: claim, KillAt: n}.start(t)
+			if c, err := loadClaim(claim); err == nil {
+				if err := d.Remove(c); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := try(d, layer); err != nil { // resumes a pool that was left suspended, too
+				t.Errorf("killed before %q: %v", last, err)
+			}
+			if err := scatter(src.Mount, 60<<20, 64<<10); err != nil {
+				t.Errorf("killed before %q: the container: %v", last, err)
+			}
+			s, err := d.Status()
+			if err != nil || s.Data.TotalBytes != 192*mib {
+				t.Errorf("killed before %q: %+v, %v; want it grown", last, s.Data, err)
+			}
+			src.Mount.Close()
+			if err := d.Remove(c); err != nil {
+				t.Error(err)
+			}
+		})
+		if n > 15 {
+			t.Fatalf("step %q after %d", last, n)
+		}
+	}
+}

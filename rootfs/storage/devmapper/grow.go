@@ -243,15 +243,26 @@ func (p *pool) swap(table dm.Target) error {
 	if _, err := p.ctl.Load(p.name(), table); err != nil {
 		return p.fail("%w (the kernel's log says more)", err)
 	}
-	// Killed in here, the pool stays suspended until the next command finds it so (settle).
+	// Killed in here, the pool and all containers stand until the guardian or the next
+	// command finds it so (settle).
+	done := func() {}
+	if p.opts.Guard != nil {
+		var err error
+		if done, err = p.opts.Guard(p.name()); err != nil {
+			return p.fail("nobody watches over the suspended pool: %w", errors.Join(err, p.ctl.Clear(p.name())))
+		}
+	}
+	defer holdSignals()()
 	p.step("suspend pool")
 	if err := p.ctl.Suspend(p.name(), dm.NoFlush); err != nil {
+		done()
 		return p.fail("%w", errors.Join(err, p.ctl.Clear(p.name())))
 	}
 	p.step("resume grown pool")
 	if _, err := p.ctl.Resume(p.name()); err != nil {
 		return p.fail("%w (the kernel's log says more)", err)
 	}
+	done()
 	// 0: the kernel commits, and only then looks whether there is room again.
 	if err := p.look(0); err != nil {
 		return err

@@ -127,12 +127,12 @@ var errInactive = errors.New("the pool is not active")
 // enter locks the pool (shared), activates it if need be, and makes sure that it is the
 // one on record. The caller leaves.
 func (d *Driver) enter() (*pool, error) {
-	for n := range 8 { // more than once only when somebody takes the pool down meanwhile, or it is dead
+	for n := range 8 { // more than once only when somebody takes the pool down meanwhile, or it is dead or behind its record
 		p, err := d.open(unix.LOCK_SH)
 		if err != nil {
 			return nil, err
 		}
-		if err = p.look(dm.NoFlush); err == nil && (n > 0 || !p.kernel.dead()) {
+		if err = p.look(dm.NoFlush); err == nil && (n > 0 || !p.kernel.dead() && !p.behind()) {
 			return p, nil
 		}
 		p.leave()

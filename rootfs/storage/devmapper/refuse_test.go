@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -349,15 +350,12 @@ func TestBiggerRoot(t *testing.T) {
 	}
 }
 
-// TestDevices: given block devices instead of files; a device with something on it is
-// refused, and destroy leaves the devices alone but for the superblock.
-func TestDevices(t *testing.T) {
-	needKernel(t)
+// loops are two block devices of 128 MiB, and the files below them.
+func loops(t *testing.T) (paths []string, devices []*os.File) {
+	t.Helper()
 	var nodes devnode.Nodes
 	t.Cleanup(func() { nodes.Close() }) // after the pools' own clean-ups
 	dir := t.TempDir()
-	var paths []string
-	var files []*os.File
 	for _, name := range []string{"a", "b"} {
 		f, err := os.Create(filepath.Join(dir, name))
 		if err != nil {
@@ -372,8 +370,173 @@ func TestDevices(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { dev.Close() })
-		paths, files = append(paths, dev.File.Name()), append(files, dev.File)
+		paths, devices = append(paths, dev.File.Name()), append(devices, dev.File)
 	}
+	return paths, devices
+}
+
+// TestSharedDevices: a device belongs to one pool, and to one half of it, active or not.
+func TestSharedDevices(t *testing.T) {
+	needKernel(t)
+	paths, _ := loops(t)
+	more, _ := loops(t)
+	d := fresh(t, Options{Pool: PoolOptions{DataDevice: paths[0], MetadataDevice: paths[0], BaseBytes: gib}})
+	if err := d.CreatePool(d.opts.Pool); err == nil || !strings.Contains(err.Error(), "are one device") {
+		t.Errorf("one device for both: %v", err)
+	}
+	o := PoolOptions{DataDevice: paths[0], MetadataDevice: paths[1], BaseBytes: gib}
+	if err := d.CreatePool(o); err != nil {
+		t.Fatal(err)
+	}
+	other, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for _, active := range []bool{true, false} {
+		if !active {
+			deactivate(t, d)
+		}
+		for _, theirs := range []PoolOptions{o, {DataDevice: paths[0], MetadataDevice: more[1]}, {DataDevice: more[0], MetadataDevice: paths[1]}} {
+			theirs.BaseBytes = gib
+			err := other.CreatePool(theirs)
+			if err == nil || !strings.Contains(err.Error(), paths[0]) && !strings.Contains(err.Error(), paths[1]) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("another storage, active %v, %+v: %v, want one line with the device", active, theirs, err)
+			}
+			if _, err := other.Status(); !errors.Is(err, ErrNoPool) {
+				t.Errorf("left by the refused pool: %v", err)
+			}
+		}
+	}
+	if layer := image(t, d); try(d, layer) != nil {
+		t.Error("the pool whose devices others wanted")
+	}
+}
+
+// TestForeignFiles: a pool's file in another pool's place, on a device too.
+func TestForeignFiles(t *testing.T) {
+	d, other := fresh(t, Options{}), fresh(t, Options{})
+	layer := image(t, d)
+	image(t, other)
+	if err := d.CreatePool(small()); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "`thinrun pool destroy`") {
+		t.Errorf("a second pool in one directory: %v", err)
+	}
+	for _, name := range []string{"data", "meta"} {
+		deactivate(t, d)
+		deactivate(t, other)
+		mine, theirs := filepath.Join(d.dir, name), filepath.Join(other.dir, name)
+		swap := func() {
+			if err := unix.Renameat2(unix.AT_FDCWD, mine, unix.AT_FDCWD, theirs, unix.RENAME_EXCHANGE); err != nil {
+				t.Fatal(err)
+			}
+		}
+		swap()
+		before := sums(t, d)
+		oneLine(t, try(d, layer), ErrForeign, "")
+		if after := sums(t, d); after != before {
+			t.Errorf("%s: the foreign files have changed", name)
+		}
+		swap()
+		if err := try(d, layer); err != nil {
+			t.Errorf("with its own %s: %v", name, err)
+		}
+	}
+	deactivate(t, d) // the other one is destroyed first, and counts devices
+}
+
+// TestForeignDevice: the metadata device has been given to somebody else meanwhile.
+func TestForeignDevice(t *testing.T) {
+	needKernel(t)
+	paths, _ := loops(t)
+	d := fresh(t, Options{Pool: PoolOptions{DataDevice: paths[0], MetadataDevice: paths[1], BaseBytes: gib}})
+	layer := image(t, d)
+	deactivate(t, d)
+	// Through the file below: the device's own cache may be older.
+	name, err := os.ReadFile("/sys/block/" + filepath.Base(paths[1]) + "/loop/backing_file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	below, err := os.OpenFile(strings.TrimSpace(string(name)), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer below.Close()
+	put := func(content []byte) {
+		t.Helper()
+		_, err := below.WriteAt(content, 0)
+		if err = errors.Join(err, below.Sync()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var saved, now [4096]byte
+	if _, err := below.ReadAt(saved[:], 0); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"zeros": make([]byte, 4096), "text": bytes.Repeat([]byte("not a pool "), 400)[:4096]} {
+		put(content)
+		err := try(d, layer)
+		if err == nil || !strings.Contains(err.Error(), paths[1]) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v, want one line with %s", name, err, paths[1])
+		}
+		if _, err := below.ReadAt(now[:], 0); err != nil || !bytes.Equal(now[:], content) {
+			t.Errorf("%s: the device has been written to (%v)", name, err)
+		}
+	}
+	put(saved[:])
+	if err := try(d, layer); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestGrowDevices: what a device has become larger by is taken up by grow, and only then.
+func TestGrowDevices(t *testing.T) {
+	needKernel(t)
+	paths, devices := loops(t)
+	d := fresh(t, Options{Pool: PoolOptions{DataDevice: paths[0], MetadataDevice: paths[1], BaseBytes: gib}})
+	layer := image(t, d)
+	if _, err := d.Grow(GrowOptions{}); !errors.Is(err, ErrNoRoom) || !strings.Contains(err.Error(), paths[0]+" is as large as before") {
+		t.Errorf("grow of devices that have not grown: %v", err)
+	}
+	if _, err := d.Grow(GrowOptions{AddData: gib}); err == nil || !strings.Contains(err.Error(), paths[0]+" is a device") {
+		t.Errorf("a size for a device: %v", err)
+	}
+	name, err := os.ReadFile("/sys/block/" + filepath.Base(paths[0]) + "/loop/backing_file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(strings.TrimSpace(string(name)), 192<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetInt(int(devices[0].Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
+		t.Fatal(err)
+	}
+	deactivate(t, d)
+	if err := try(d, layer); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := d.Status(); err != nil || s.Data.TotalBytes != 128*mib {
+		t.Errorf("before grow: %+v, %v", s.Data, err)
+	}
+	src, _ := prepared(t, d, layer)
+	got, err := d.Grow(GrowOptions{})
+	if want := (Grown{128 * mib, 192 * mib, 128 * mib, 128 * mib}); err != nil || got != want {
+		t.Errorf("grown %+v, %v; want %+v", got, err, want)
+	}
+	if err := writeSync(src.Mount, "f", 150); err != nil {
+		t.Error(err)
+	}
+	src.Mount.Close()
+	deactivate(t, d)
+	if err := try(d, layer); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDevices: given block devices instead of files; a device with something on it is
+// refused, and after destroy the devices are blank for the next pool.
+func TestDevices(t *testing.T) {
+	needKernel(t)
+	paths, files := loops(t)
 	o := PoolOptions{DataDevice: paths[0], MetadataDevice: paths[1], BaseBytes: 1 << 30}
 	if _, err := files[0].WriteAt([]byte("precious"), 1000); err != nil {
 		t.Fatal(err)
@@ -399,14 +562,6 @@ func TestDevices(t *testing.T) {
 		t.Errorf("activated again: %v", err)
 	}
 	destroyed(t, d)
-	blank, err := os.OpenFile(paths[0], os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer blank.Close()
-	if _, err := blank.Write(make([]byte, mib)); err != nil { // destroy left the data as it was
-		t.Fatal(err)
-	}
 	image(t, fresh(t, Options{Pool: o}))
 }
 
