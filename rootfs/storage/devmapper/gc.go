@@ -252,15 +252,10 @@ func (d *Driver) collectTemporary() error {
 	return nil
 }
 
-// thins lists the pool's thin devices. The caller holds the lock alone, so that a metadata
-// snapshot that is there already is a dead reader's.
+// thins lists the pool's thin devices. The caller holds the lock alone, so only what
+// containers write is committed meanwhile.
 func (p *pool) thins() (list []thinmeta.Thin, err error) {
-	meta, err := p.metadata()
-	if err != nil {
-		return nil, err
-	}
-	defer meta.Close()
-	err = p.reserved(meta, func(r io.ReaderAt, sb *thinmeta.Superblock) (err error) {
+	err = p.consistent(20, func(r io.ReaderAt, sb *thinmeta.Superblock) (err error) {
 		list, err = sb.Thins(r)
 		return err
 	})

@@ -103,7 +103,13 @@ func (d *Driver) Exclusive(groups map[string][]string) (map[string]uint64, error
 // consistent has mappings and details read as they were at one commit; the space maps are
 // not part of it. Nobody has to wait for it, and nothing is written, when the pool is at
 // rest: first it is read as it is, at most so many times, see created. When somebody
-// commits again and again, through a metadata snapshot.
+// commits again and again, all writers are held up while it is read.
+//
+// The kernel has metadata snapshots for this, and they are not safe: reserve and release
+// change held_root in the superblock, and the next commit writes that superblock once
+// before the reference counts that belong to it (dm_tm_pre_commit flushes all there is,
+// Linux 6.1). After a power cut between the two writes a release takes blocks away that
+// the live trees use, and the pool is lost.
 func (p *pool) consistent(times int, read func(io.ReaderAt, *thinmeta.Superblock) error) error {
 	meta, err := p.metadata()
 	if err != nil {
@@ -143,8 +149,8 @@ func (p *pool) consistent(times int, read func(io.ReaderAt, *thinmeta.Superblock
 		}
 		return p.inMetadata(err)
 	}
-	// A pool has one metadata snapshot. Whoever uses it holds the pool's lock, and its turn
-	// if that is shared; who dies gives both up, so one that is there already is garbage.
+	// One at a time: who resumes the pool would resume it for the other, too. Who dies gives
+	// up its turn and the pool's lock, and the next to lock the pool resumes it (settle).
 	turn, err := os.Open(p.claimsDir())
 	if err != nil {
 		return p.fail("%w", err)
@@ -158,35 +164,28 @@ func (p *pool) consistent(times int, read func(io.ReaderAt, *thinmeta.Superblock
 	if err != nil {
 		return p.fail("lock %s: %w", turn.Name(), err)
 	}
-	return p.reserved(meta, read)
+	return p.guarded(func() error {
+		return p.still(func() error { return p.inMetadata(unchanged(meta, read)) })
+	})
 }
 
-// reserved reads through a metadata snapshot, which stays as it is while containers write.
-func (p *pool) reserved(meta io.ReaderAt, read func(io.ReaderAt, *thinmeta.Superblock) error) (err error) {
-	p.step("reserve metadata snapshot")
-	err = p.message("reserve_metadata_snap")
-	if errors.Is(err, unix.EBUSY) { // a killed process had it
-		if err = p.message("release_metadata_snap"); err == nil {
-			err = p.message("reserve_metadata_snap")
+// unchanged reads until nothing was committed meanwhile. The pool is suspended, which
+// leaves the messages of those who share its lock.
+func unchanged(meta io.ReaderAt, read func(io.ReaderAt, *thinmeta.Superblock) error) error {
+	for {
+		before, err := thinmeta.ReadSuperblock(meta, 0)
+		if err != nil {
+			return err
+		}
+		failed := read(meta, before)
+		after, err := thinmeta.ReadSuperblock(meta, 0)
+		if err != nil {
+			return err
+		}
+		if *before == *after {
+			return failed
 		}
 	}
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, p.message("release_metadata_snap")) }()
-	p.step("read metadata snapshot")
-	sb, err := thinmeta.ReadSuperblock(meta, 0)
-	if err == nil && sb.HeldRoot == 0 {
-		err = fmt.Errorf("no metadata snapshot in the superblock: %w", thinmeta.ErrDamaged)
-	}
-	if err == nil {
-		total := sb.Data.Total // a snapshot has no space maps
-		if sb, err = thinmeta.ReadSuperblock(meta, sb.HeldRoot); err == nil {
-			sb.Data.Total = total
-			err = read(meta, sb)
-		}
-	}
-	return p.inMetadata(err)
 }
 
 // inMetadata says where an error was.
