@@ -103,16 +103,19 @@ func TestGuardianLetsGo(t *testing.T) {
 		rt.Start(cmd)
 		over := make(chan testbundle.Result, 1)
 		go func() { over <- rt.Wait(cmd) }()
-		for done := false; !done && status(t, rt, id) != "paused"; {
+		for done := false; !done; {
 			select {
 			case <-over:
 				done = true
 			default:
+				if done = status(t, rt, id) == "paused"; done {
+					frozen++
+				}
 			}
 		}
 		_ = cmd.Process.Kill()                                                              // unless it has ended
 		for deadline := time.Now().Add(10 * time.Second); status(t, rt, id) != "running"; { // state only looks
-			if frozen++; time.Now().After(deadline) {
+			if time.Now().After(deadline) {
 				t.Fatalf("round %d: it is left %s", round, status(t, rt, id))
 			}
 		}
