@@ -20,3 +20,4 @@ var whole string
 
 func pullImage(*cli.Context) error   { return libcontainer.Become(whole) }
 func importImage(*cli.Context) error { return libcontainer.Become(whole) }
+func exportImage(*cli.Context) error { return libcontainer.Become(whole) }

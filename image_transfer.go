@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -60,4 +61,24 @@ func bring(c *cli.Context, name, what string, opt transfer.Options) error {
 	}
 	fmt.Fprintf(c.App.Writer, "%s %s (%s)\n", img.Name, size(img.Size), img.Driver)
 	return nil
+}
+
+func exportImage(c *cli.Context) error {
+	if n := c.NArg(); n != 1 && n != 2 {
+		return errors.New("wants an image's name, and perhaps a file")
+	}
+	file := c.Args().Get(1)
+	write := func(w io.Writer) error {
+		return runtimeOf(c).ExportImage(c.Context, c.Args().First(), func(e *image.Export) error {
+			_, err := transfer.WriteArchive(c.Context, w, e, transfer.Options{Spool: spoolDir(c)})
+			return err
+		})
+	}
+	if file == "" || file == "-" {
+		if transfer.IsTerminal(os.Stdout) {
+			return errors.New("an archive is nothing for a terminal: name a file, or redirect standard output")
+		}
+		return write(os.Stdout)
+	}
+	return transfer.WriteFile(file, write)
 }

@@ -33,6 +33,13 @@ func transferCommands() []*cli.Command {
 			Flags:       []cli.Flag{platform, quiet},
 			Action:      importImage,
 		},
+		{
+			Name:        "export",
+			Usage:       "write an image as an OCI archive",
+			ArgsUsage:   "NAME [FILE]",
+			Description: "The archive goes to FILE, or to standard output. skopeo and podman take it as oci-archive:FILE.\n\nExample: thinrun image export debian debian.oci.tar",
+			Action:      exportImage,
+		},
 	}
 }
 
