@@ -1,8 +1,8 @@
 #!/bin/bash
-# job.sh THINRUN IMAGE.tar: one line per step, each with what was seen; a step that
-# does not hold ends it. Everything it makes is below one directory of its own.
+# job.sh THINRUN IMAGE.tar REGISTRY: one line per step, each with what was seen; a step
+# that does not hold ends it. Everything it makes is below one directory of its own.
 set -euo pipefail
-thinrun=$1 tar=$2
+thinrun=$1 tar=$2 registry=$3
 work=$(mktemp -d /var/tmp/thinrun-demo.XXXXXX)
 T=("$thinrun" --root "$work/state" --storage "$work/storage")
 t() { "${T[@]}" "$@"; }
@@ -23,8 +23,9 @@ trace() {
 }
 finish() {
 	status=$?
-	for id in demo-one demo-two; do t delete --force "$id" 2>/dev/null || true; done
-	t image rm debian 2>/dev/null || true
+	[ -z "${registrypid:-}" ] || kill "$registrypid"
+	for id in demo-one demo-two demo-change; do t delete --force "$id" 2>/dev/null || true; done
+	for name in debian changed "${ref:-debian}"; do t image rm "$name" 2>/dev/null || true; done
 	t pool destroy 2>/dev/null || true
 	if [ -n "${LAB_DISKS:-}" ]; then umount "$work" 2>/dev/null || true; fi
 	rm -rf --one-file-system "$work"
@@ -44,7 +45,7 @@ driver=$(sed 's/.*(\(.*\))/\1/' <<<"$line")
 if [ "$driver" = devmapper ]; then
 	ok "the pool was made on first use" "$(t pool status | sed -n 's/  */ /; 1p') $(t pool status | sed -n 's/  */ /; 2p')"
 else
-	ok "storage" "$(cat "$work/why")"
+	ok "storage" "$(sed -n 's/^thinrun: storage: //p' "$work/why")"
 fi
 trace >"$work/image" # the pool may stay; the containers may not
 
@@ -93,6 +94,31 @@ ok "left of the containers" "no mount, device, loop, cgroup, process"
 expect "left in the state directory" 0 "$(find "$work/state" -mindepth 1 | wc -l)"
 
 t image rm debian
+
+mkfifo "$work/ref"
+"$registry" "$tar.gz" >"$work/ref" &
+registrypid=$!
+read -r ref <"$work/ref" # when it listens
+s=$(now)
+line=$(t image pull --quiet "$ref" 2>"$work/why") || no "image pull: $(cat "$work/why")"
+ok "image pull" "$line, in $(ms "$s")"
+expect "run: the image's own command" "pulled from a registry" "$(t run --image "$ref" demo-pulled)"
+t run --detach --image "$ref" demo-change sleep infinity </dev/null >/dev/null 2>&1
+t exec demo-change sh -c 'echo changed >/etc/pulled; rm /etc/motd'
+s=$(now)
+t image commit demo-change changed >/dev/null
+ok "image commit of it, as it runs" "in $(ms "$s")"
+t delete --force demo-change
+expect "run: the result" changed "$(t run --image changed demo-result)"
+expect "  what was removed" gone "$(t run --image changed demo-result sh -c 'test -e /etc/motd || echo gone')"
+expect "  and the image that was pulled" "pulled from a registry" "$(t run --image "$ref" demo-pulled)"
+s=$(now)
+t image pull --quiet "$ref" again >/dev/null 2>"$work/why" || no "image pull: $(cat "$work/why")"
+ok "image pull once more" "nothing to fetch, in $(ms "$s")"
+for name in again changed "$ref"; do t image rm "$name"; done
+kill "$registrypid"
+wait "$registrypid" 2>/dev/null || true
+registrypid=
 if [ "$driver" = devmapper ]; then t pool destroy; fi
 trace >"$work/end"
 diff "$work/before" "$work/end" >&2 || no "something is left of the storage"
