@@ -22,7 +22,6 @@ type load struct {
 	*machine
 	seq   atomic.Int64
 	marks *os.File // nil: they go into the log
-	can   map[string]bool
 }
 
 const logName = "power-log"
@@ -118,11 +117,6 @@ func (l *load) work() error {
 	if err != nil {
 		return err
 	}
-	help, err := l.thinrun("image", "--help")
-	if err != nil {
-		return err
-	}
-	l.can = map[string]bool{"tag": strings.Contains(help, "tag "), "commit": strings.Contains(help, "commit ")}
 	errs := make([]error, l.Workers)
 	var all sync.WaitGroup
 	for i := range l.Workers {
@@ -174,7 +168,7 @@ func (w *worker) step() error {
 		return w.put("import", name, content, "image", "import", name, w.Images+"/"+content+".tar")
 	case n < 30:
 		return w.put("import", name, content, "image", "import", name, "oci:"+w.Images+"/"+content+":latest")
-	case n < 36 && w.can["tag"]:
+	case n < 36:
 		return w.put("tag", name, w.images[some], "image", "tag", some, name)
 	case n < 52:
 		done, err := w.command("rm", some, "", func() error { return second(w.thinrun("image", "rm", some)) })
@@ -187,7 +181,7 @@ func (w *worker) step() error {
 		_, err := w.command("start", "", "", func() error { return w.stays(some, id) })
 		w.stay[id] = w.images[some]
 		return err
-	case n < 78 && runs && w.can["commit"]:
+	case n < 78 && runs:
 		return w.put("commit", name, w.stay[id]+"+"+id, "image", "commit", id, name)
 	case n < 83 && runs:
 		_, err := w.command("delete", "", "", func() error { return second(w.thinrun("delete", "--force", id)) })

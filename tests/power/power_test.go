@@ -30,6 +30,7 @@ var (
 	rounds = flag.Int("rounds", 12, "commands of each of the load's workers")
 	kills  = flag.Int("kills", 2, "how many times the machine is killed")
 	seed   = flag.Uint64("seed", 1, "of the load and the cuts")
+	during = flag.String("during", "", "cut only while a command of this kind is at work: gc, rm, commit...")
 	keep   = flag.String("keep", "", "directory for the recordings; they stay there")
 	replay = flag.Bool("replay", false, "cut the recordings in -keep again: the load of a seed is never twice the same")
 )
@@ -225,12 +226,16 @@ func planCuts(log *writeLog, first, n int, rnd *rand.Rand) (plan []cut) {
 	for i := first; i < len(log.entries); i++ {
 		switch word := strings.Split(log.entries[i].mark, "/"); word[0] {
 		case "begin":
-			begin[word[1]] = i
+			if *during == "" || word[2] == *during {
+				begin[word[1]] = i
+			}
 		case "done":
 			reports = append(reports, i+1)
 			fallthrough
 		case "refused":
-			commands = append(commands, [2]int{begin[word[1]], i})
+			if from, ok := begin[word[1]]; ok {
+				commands = append(commands, [2]int{from, i})
+			}
 		}
 		if log.entries[i].flush() {
 			flushes = append(flushes, i)
@@ -238,7 +243,11 @@ func planCuts(log *writeLog, first, n int, rnd *rand.Rand) (plan []cut) {
 	}
 	for i := range n {
 		c := cut{keep: []float64{0.1, 0.5, 0.9}[rnd.IntN(3)], seed: rnd.Uint64()}
-		switch i % 3 {
+		kind := i % 3
+		if *during != "" {
+			kind = 2
+		}
+		switch kind {
 		case 0:
 			c.at = reports[rnd.IntN(len(reports))]
 		case 1:
