@@ -57,6 +57,7 @@ func (d *Driver) Trim() (Trimmed, error) {
 	if p.strict && p.data.ours && !p.returnSpace {
 		return Trimmed{}, p.fail("%w to its containers: a strict pool's file is not trimmed", ErrPromised)
 	}
+	_ = d.cheapGC(p, cheapMany) // a killed trim's probe
 	if p.kernel.dataUsed == p.kernel.dataTotal {
 		return Trimmed{}, nil
 	}
