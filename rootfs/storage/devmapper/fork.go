@@ -235,20 +235,22 @@ func (d *Driver) ResumeSuspended(device string) error {
 		return err
 	}
 	p := &pool{Driver: d, made: m, ctl: ctl}
-	if device == p.name() { // suspended by one who held the lock alone, and holds it no more
-		alone, err := d.openAny(unix.LOCK_EX)
-		if err != nil {
-			return err
-		}
-		defer alone.leave()
-		return alone.settle()
-	}
 	info, err := ctl.Info(device)
 	if err != nil || !info.Live || !info.Suspended {
 		if errors.Is(err, unix.ENXIO) {
 			return nil
 		}
 		return err
+	}
+	if device == p.name() {
+		// By one who held the lock alone. If it is dead the lock is free; else it resumes the
+		// pool itself before it lets go, and there is nothing to settle.
+		alone, err := d.openAny(unix.LOCK_EX)
+		if err != nil {
+			return err
+		}
+		defer alone.leave()
+		return alone.settle()
 	}
 	id, ok := p.thinOf(device)
 	if !ok {

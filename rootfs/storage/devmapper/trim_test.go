@@ -317,6 +317,71 @@ func fsyncs(t *testing.T, w *aRoot) {
 	}
 }
 
+// TestTrimKilledAnywhere: a container that waits for its disk gets it back, from the
+// guardian at once or else from the next command, and nothing is lost or left.
+func TestTrimKilledAnywhere(t *testing.T) {
+	for _, guarded := range []bool{true, false} {
+		t.Run(fmt.Sprint("guarded=", guarded), func(t *testing.T) {
+			d := fresh(t, Options{})
+			images := aPool(t, d)
+			want := layerSum(t, d, images[1])
+			r := root(t, d, images[0])
+			defer r.remove(t, d)
+			r.write(t, "kept", 3, 4<<20)
+			// Holes between what is kept.
+			for i := range 6 {
+				o := root(t, d, images[1])
+				o.write(t, "gone", int64(i), 3<<20)
+				r.write(t, fmt.Sprint("between", i), int64(i), 256<<10)
+				o.remove(t, d)
+			}
+			before := held(t, d)
+			dropCaches(t)
+			content := sum(t, r.src.Mount)
+			steps := map[string]int{}
+			for n := 1; ; n++ {
+				died := act{Do: "trim", Storage: d.storage, KillAt: n, Guard: guarded}.start(t)
+				steps[died]++
+				if !guarded {
+					if _, err := d.GC(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				r.write(t, "now", int64(n), 64<<10) // sleeps as long as the pool is suspended
+				if err := unix.Unlinkat(int(r.src.Mount.Fd()), "now", 0); err != nil {
+					t.Fatal(err)
+				}
+				dropCaches(t)
+				if got := sum(t, r.src.Mount); got != content {
+					t.Fatalf("killed before %q: the container's files are not what they were", died)
+				}
+				if _, err := d.GC(); err != nil {
+					t.Fatal(err)
+				}
+				same(t, fmt.Sprintf("killed before %q", died), before, held(t, d))
+				if c, err := d.Check(); err != nil || !c.OK || c.Leaked != 0 {
+					t.Fatalf("killed before %q: %+v, %v", died, c, err)
+				}
+				if died == "" {
+					break
+				}
+				if steps["give back"] > 2 {
+					n += 20 // there are many, and the end is near
+				}
+			}
+			for _, step := range []string{"create probe", "write probe", "suspend pool", "pool is suspended", "give back", "resume pool"} {
+				if steps[step] == 0 {
+					t.Errorf("was not killed before %q: %v", step, steps)
+				}
+			}
+			if got := layerSum(t, d, images[1]); got != want {
+				t.Error("a layer is not what it was")
+			}
+			t.Log(steps)
+		})
+	}
+}
+
 func TestStrictPoolIsNotTrimmed(t *testing.T) {
 	d := fresh(t, Options{})
 	if err := d.CreatePool(d.opts.Pool); err != nil {
