@@ -42,15 +42,17 @@ func bring(c *cli.Context, name, what string, opt transfer.Options) error {
 	if _, err := image.ParseName(name); err != nil { // before anybody is asked for it
 		return err
 	}
+	ctx, stop := transfer.Interruptible(c.Context)
+	defer stop()
 	opt.Platform, opt.Spool = c.String("platform"), spoolDir(c)
 	show := newProgress(os.Stderr, c.Bool("quiet"))
 	opt.Progress = show.transferred
-	src, err := transfer.Open(c.Context, what, opt)
+	src, err := transfer.Open(ctx, what, opt)
 	if err != nil {
 		return err
 	}
 	show.begin(src)
-	img, err := runtimeOf(c).ImportImage(c.Context, name, src, show.unpacked)
+	img, err := runtimeOf(c).ImportImage(ctx, name, src, show.unpacked)
 	show.end()
 	if err := errors.Join(err, src.Close()); err != nil {
 		return err
@@ -67,10 +69,12 @@ func exportImage(c *cli.Context) error {
 	if n := c.NArg(); n != 1 && n != 2 {
 		return errors.New("wants an image's name, and perhaps a file")
 	}
+	ctx, stop := transfer.Interruptible(c.Context)
+	defer stop()
 	file := c.Args().Get(1)
 	write := func(w io.Writer) error {
-		return runtimeOf(c).ExportImage(c.Context, c.Args().First(), func(e *image.Export) error {
-			_, err := transfer.WriteArchive(c.Context, w, e, transfer.Options{Spool: spoolDir(c)})
+		return runtimeOf(c).ExportImage(ctx, c.Args().First(), func(e *image.Export) error {
+			_, err := transfer.WriteArchive(ctx, w, e, transfer.Options{Spool: spoolDir(c)})
 			return err
 		})
 	}

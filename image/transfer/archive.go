@@ -100,7 +100,7 @@ func openArchive(ctx context.Context, kind, rest string, opt Options) (*image.So
 	file, ref := splitRef(rest)
 	var f *os.File
 	if file == "-" || strings.HasPrefix(rest, "-:") {
-		r, err := newTarReader(io.NopCloser(opt.Stdin), 0, true, opt)
+		r, err := newTarReader(ctx, io.NopCloser(opt.Stdin), 0, true, opt)
 		if err != nil {
 			return nil, err
 		}
@@ -112,7 +112,7 @@ func openArchive(ctx context.Context, kind, rest string, opt Options) (*image.So
 		if f, err = os.Open(file); err != nil {
 			return nil, err
 		}
-		if f, err = seekable(f, opt); err != nil {
+		if f, err = seekable(ctx, f, opt); err != nil {
 			return nil, err
 		}
 	}
@@ -133,7 +133,7 @@ func openArchive(ctx context.Context, kind, rest string, opt Options) (*image.So
 }
 
 // seekable gives f if its content is an uncompressed regular file, else a spool of it.
-func seekable(f *os.File, opt Options) (*os.File, error) {
+func seekable(ctx context.Context, f *os.File, opt Options) (*os.File, error) {
 	st, err := f.Stat()
 	if err != nil {
 		f.Close()
@@ -147,7 +147,7 @@ func seekable(f *os.File, opt Options) (*os.File, error) {
 			return f, nil
 		}
 	}
-	r, err := newTarReader(f, st.Size(), !st.Mode().IsRegular(), opt)
+	r, err := newTarReader(ctx, f, st.Size(), !st.Mode().IsRegular(), opt)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +177,7 @@ type tarReader struct {
 const headBytes = 4096
 
 // newTarReader undoes the compression of in, and closes it in the end.
-func newTarReader(in io.ReadCloser, size int64, pipe bool, opt Options) (*tarReader, error) {
+func newTarReader(ctx context.Context, in io.ReadCloser, size int64, pipe bool, opt Options) (*tarReader, error) {
 	var have int64
 	counted := readerFunc(func(p []byte) (int, error) {
 		n, err := in.Read(p)
@@ -185,7 +185,7 @@ func newTarReader(in io.ReadCloser, size int64, pipe bool, opt Options) (*tarRea
 		opt.progress(Progress{Bytes: have, Total: size})
 		return n, err
 	})
-	l := rawLayer{r: counted, pipe: pipe, close: in.Close}.open()
+	l := rawLayer{r: counted, pipe: pipe, ctx: ctx, close: in.Close}.open()
 	r := &tarReader{bufio.NewReaderSize(l, 64<<10), l}
 	if _, err := r.Peek(headBytes); err != nil && !errors.Is(err, io.EOF) {
 		r.Close()
@@ -208,7 +208,7 @@ func openTar(ctx context.Context, in io.ReadCloser, size int64, opt Options) (*i
 			pipe = !st.Mode().IsRegular()
 		}
 	}
-	r, err := newTarReader(in, size, pipe, opt)
+	r, err := newTarReader(ctx, in, size, pipe, opt)
 	if err != nil {
 		return nil, err
 	}

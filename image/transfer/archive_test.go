@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -421,5 +422,29 @@ func TestTempFileLeavesNoName(t *testing.T) {
 	defer f.Close()
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("left: %v %v", left, err)
+	}
+}
+
+// TestInterruptEndsWaitingForInput: nobody writes to the pipe, and nobody will.
+func TestInterruptEndsWaitingForInput(t *testing.T) {
+	for _, sent := range [][]byte{nil, tarOf(t, "x", 100_000, 1)[:50_000]} {
+		r, w, err := os.Pipe()
+		check(t, err)
+		defer r.Close()
+		defer w.Close()
+		interrupted := errors.New("interrupted")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		go func() {
+			w.Write(sent)
+			cancel(interrupted)
+		}()
+		src, err := Open(ctx, "-", Options{Stdin: r})
+		if err == nil {
+			_, err = drain(ctx, src)
+			check(t, src.Close())
+		}
+		if !errors.Is(err, interrupted) {
+			t.Errorf("after %d bytes: %v", len(sent), err)
+		}
 	}
 }

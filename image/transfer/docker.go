@@ -59,7 +59,7 @@ func fromDocker(ctx context.Context, in files, ref string, opt Options) (*image.
 			return nil, fmt.Errorf("layer %d of %d: %w", i+1, len(chosen.Layers), err)
 		}
 		r.Close()
-		src.Layers = append(src.Layers, image.SourceLayer{DiffID: diffIDs[i], Bytes: size, Open: func(context.Context) (io.ReadCloser, error) {
+		src.Layers = append(src.Layers, image.SourceLayer{DiffID: diffIDs[i], Bytes: size, Open: func(ctx context.Context) (io.ReadCloser, error) {
 			r, size, err := in.open(name)
 			if err != nil {
 				return nil, err
@@ -72,7 +72,7 @@ func fromDocker(ctx context.Context, in files, ref string, opt Options) (*image.
 				return n, err
 			})
 			title := fmt.Sprintf("layer %d of %d (%s)", i+1, len(diffIDs), printable(name))
-			return rawLayer{name: title, r: counted, close: r.Close}.open(), nil
+			return rawLayer{name: title, r: counted, ctx: ctx, close: r.Close}.open(), nil
 		}})
 	}
 	return src, nil

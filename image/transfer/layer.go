@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -62,10 +63,11 @@ func checkSum(h hash.Hash, have int64, d v1.Descriptor) error {
 type rawLayer struct {
 	name     string // for errors; may be ""
 	r        io.Reader
-	verified bool         // r compares with a digest at its end
-	pipe     bool         // a read of r may block for ever; else cancel ends it
-	cancel   func()       // may be nil
-	close    func() error // may be nil
+	verified bool            // r compares with a digest at its end
+	pipe     bool            // a read of r may block for ever; else cancel ends it
+	ctx      context.Context // ends a Read, even one that waits for somebody at a keyboard
+	cancel   func()          // may be nil
+	close    func() error    // may be nil
 }
 
 // layerReader is the uncompressed tar of a layer. Decompression runs ahead of who reads,
@@ -135,7 +137,13 @@ func (l *layerReader) Read(p []byte) (int, error) {
 			l.free <- l.whole
 			l.whole = nil
 		}
-		chunk, ok := <-l.chunks
+		var chunk []byte
+		var ok bool
+		select {
+		case chunk, ok = <-l.chunks:
+		case <-l.raw.ctx.Done():
+			return 0, context.Cause(l.raw.ctx)
+		}
 		if !ok {
 			// Not errors.Is: a connection's end is an io.EOF inside of something else, and
 			// not the end of the layer.

@@ -110,7 +110,7 @@ func fromLayout(ctx context.Context, in files, ref string, opt Options) (*image.
 				opt.progress(Progress{Layer: i, Digest: l.Digest.String(), Bytes: n, Total: l.Size})
 			}
 			name := fmt.Sprintf("layer %d of %d (%s)", i+1, len(img.layers), l.Digest)
-			return rawLayer{name: name, r: verify(r, l, seen), verified: true, close: r.Close}.open(), nil
+			return rawLayer{name: name, r: verify(r, l, seen), verified: true, ctx: ctx, close: r.Close}.open(), nil
 		}
 	}
 	return src, nil

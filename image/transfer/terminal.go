@@ -1,7 +1,9 @@
 package transfer
 
 import (
+	"context"
 	"os"
+	"os/signal"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,4 +24,12 @@ func TerminalSize(f *os.File) (columns, rows int) {
 func IsTerminal(f *os.File) bool {
 	columns, _ := TerminalSize(f)
 	return columns > 0
+}
+
+// Interruptible is a context that the first SIGINT or SIGTERM ends, so that what is under
+// way gives back what it has; the second kills as ever.
+func Interruptible(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, stop = signal.NotifyContext(parent, os.Interrupt, unix.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
 }
