@@ -115,6 +115,16 @@ func TestMetadataFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.leave()
+	p, err = d.enter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p.kernel.metaUsed < 400 { // faster than containers
+		if err := p.message("create_thin %d", p.newID()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.leave()
 	var claims []storage.Claim
 	for range 500 {
 		var c storage.Claim
