@@ -24,7 +24,7 @@ func listCommand() *cli.Command {
 			if err := noArgs(c); err != nil {
 				return err
 			}
-			list, bad := runtimeOf(c).List() // what there is, and then the error
+			list, bad := runtimeOf(c).List(c.Bool("quiet")) // what there is, and then the error
 			switch {
 			case c.Bool("quiet"):
 				for _, st := range list {

@@ -331,6 +331,11 @@ func reorder(app *cli.App, args []string) []string {
 		case a == "--":
 			rest, dashes = append(rest, args[i+1:]...), true
 			i = len(args)
+		case bundled(cmd.Flags, a):
+			for _, letter := range a[1:] {
+				long, _ := longName(cmd.Flags, "-"+string(letter))
+				flags = append(flags, long)
+			}
 		case strings.HasPrefix(a, "-") && a != "-":
 			long, values := longName(cmd.Flags, a)
 			values = min(values, len(args)-i-1)
@@ -344,6 +349,34 @@ func reorder(app *cli.App, args []string) []string {
 		flags = append(flags, "--") // an id may begin with a dash
 	}
 	return slices.Concat(head, flags, rest, args[min(i, len(args)):])
+}
+
+// bundled tells whether arg is several flags of one letter without a value, as in -it.
+func bundled(flags []cli.Flag, arg string) bool {
+	letters, ok := strings.CutPrefix(arg, "-")
+	if !ok || len(letters) < 2 || letters[0] == '-' {
+		return false
+	}
+	known := func(name string) (cli.Flag, bool) {
+		i := slices.IndexFunc(flags, func(f cli.Flag) bool { return slices.Contains(f.Names(), name) })
+		if i < 0 {
+			return nil, false
+		}
+		return flags[i], true
+	}
+	if name, _, _ := strings.Cut(letters, "="); name != letters {
+		return false
+	}
+	if _, whole := known(letters); whole { // -quiet, as Go's flags have it
+		return false
+	}
+	for _, letter := range letters {
+		f, ok := known(string(letter))
+		if d, is := f.(cli.DocGenerationFlag); !ok || !is || d.TakesValue() {
+			return false
+		}
+	}
+	return true
 }
 
 // longName is the flag in its first spelling, and 1 when the next argument is its value.

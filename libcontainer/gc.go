@@ -119,6 +119,12 @@ func (rt *Runtime) gcStorage(storageDir string) (freed []string, err error) {
 		for _, id := range gone.Removed {
 			freed = append(freed, fmt.Sprintf("thin device %d, which nobody names", id))
 		}
+		for _, id := range gone.Busy {
+			rt.Warn(fmt.Sprintf("thin device %d, which nobody names, is in use; try again later", id))
+		}
+		for _, id := range gone.Missing {
+			rt.Warn(fmt.Sprintf("layer %s is not in the pool any more; images that have it cannot run (see thinrun pool check)", id))
+		}
 		layers, err := d.Layers()
 		if err != nil {
 			return err

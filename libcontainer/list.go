@@ -9,8 +9,8 @@ import (
 )
 
 // List is the state of every container, sorted by id. Those that cannot be told are in the
-// error; the others still come.
-func (rt *Runtime) List() ([]State, error) {
+// error; the others still come. briefly: without their disks.
+func (rt *Runtime) List(briefly bool) ([]State, error) {
 	store, err := state.Open(rt.Root)
 	if err != nil {
 		return nil, err
@@ -20,8 +20,11 @@ func (rt *Runtime) List() ([]State, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := rt.meters()
-	defer m.close()
+	var m *meters
+	if !briefly {
+		m = rt.meters()
+		defer m.close()
+	}
 	var list []State
 	var bad []error
 	for _, id := range ids {

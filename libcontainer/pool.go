@@ -1,11 +1,14 @@
 package libcontainer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"thinrun/image"
+	"thinrun/libcontainer/state"
 	"thinrun/rootfs/storage/devmapper"
 )
 
@@ -104,4 +107,32 @@ func (rt *Runtime) DestroyPool(force bool) error {
 		return d.Unused() // by containers: before the first image is forgotten
 	}
 	return image.Open(storageDir).Forget(driverDevmapper, may, d.Destroy)
+}
+
+// watchPool has the pool of a container grow while a foreground run waits for its program:
+// without it only starts would see that the pool fills. A short program never comes to
+// that, and does not pay for it. The watch has ended when enough returns.
+func (rt *Runtime) watchPool(rec *state.Record) (enough func()) {
+	if rec.Storage.Driver != driverDevmapper {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	timer := time.AfterFunc(time.Second, func() {
+		defer close(done)
+		d, err := rt.devmapper(rec.Storage.Storage)
+		if err == nil {
+			defer d.Close()
+			err = d.Watch(ctx)
+		}
+		if err != nil {
+			rt.Warn("the pool is not watched: " + err.Error())
+		}
+	})
+	return func() {
+		cancel()
+		if !timer.Stop() {
+			<-done // it may be growing the pool
+		}
+	}
 }

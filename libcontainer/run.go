@@ -55,7 +55,9 @@ func (rt *Runtime) Run(id string, opt RunOptions) (code int, err error) {
 	if err := c.state.Close(); err != nil {
 		return 0, err
 	}
+	enough := rt.watchPool(c.rec)
 	code, err = fg.wait(c.init)
+	enough()
 	if opt.Keep || err != nil {
 		return code, err
 	}

@@ -65,7 +65,7 @@ func (rt *Runtime) stateOf(store *state.Store, id string, m *meters) (*State, er
 	if status != state.Stopped && status != state.Creating {
 		st.PID = rec.Init.PID
 	}
-	if status != state.Creating {
+	if status != state.Creating && m != nil {
 		st.Disk = m.disk(rec.Storage)
 	}
 	return st, nil

@@ -87,6 +87,7 @@ func TestRunImage(t *testing.T) {
 		{"read-only volume", []string{"-v", volume + ":/data:ro"}, "echo x > /data/file 2>/dev/null || echo refused", "refused\n"},
 		{"read-only", []string{"--read-only"}, "echo x > /file 2>/dev/null || echo refused", "refused\n"},
 		{"terminal", []string{"-t"}, "tty", "/dev/pts/0\n"},
+		{"letters together", []string{"-it"}, "tty", "/dev/pts/0\n"},
 		{"lo only", nil, "ip -o link | wc -l; ip -o addr show lo | grep -c 127.0.0.1", "1\n1\n"},
 		{"net none", []string{"--net", "none"}, "test $(readlink /proc/self/ns/net) != '" + ns + "' && echo own", "own\n"},
 		{"net host", []string{"--net", "host"}, "readlink /proc/self/ns/net", ns + "\n"},
