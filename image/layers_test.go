@@ -145,8 +145,8 @@ func TestLayersAreShared(t *testing.T) {
 func TestBadLayers(t *testing.T) {
 	base := tarOf(t, "a", "1")
 	for name, c := range map[string]struct {
-		break_ func(*fake)
-		want   string
+		spoil func(*fake)
+		want  string
 	}{
 		"other content": {func(f *fake) {
 			f.Layers[1].Open = func(context.Context) (io.ReadCloser, error) {
@@ -177,7 +177,7 @@ func TestBadLayers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, layers := fixture(t)
 			f := sourceOf(t, nil, base, tarOf(t, "b", "2"))
-			c.break_(f)
+			c.spoil(f)
 			img, err := pull(t, s, layers, "x", f)
 			if err == nil || img != nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%v, %v; want one line with %q", img, err, c.want)

@@ -14,7 +14,7 @@ import (
 	"thinrun/tests/box"
 )
 
-// lowerFiles is what the tests' layers come upon; a "/" at the end for a directory, "->"
+// plant makes what the tests' layers come upon; a "/" at the end for a directory, "->"
 // for a link.
 func plant(t *testing.T, dir string, files ...string) {
 	t.Helper()
@@ -33,7 +33,7 @@ func plant(t *testing.T, dir string, files ...string) {
 	}
 }
 
-// tree lists what is in dir, with "=upper" for a file that is not the lower layer's.
+// harvest lists what is in dir, with "=upper" for a file that is not the lower layer's.
 func harvest(t *testing.T, dir string) (list []string) {
 	t.Helper()
 	must(t, filepath.Walk(dir, func(p string, st os.FileInfo, err error) error {
