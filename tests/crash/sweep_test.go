@@ -161,7 +161,7 @@ func (p *place) kill(c *command, i, points int) string {
 	c.times++
 	_, part := math.Modf(float64(c.times) * math.Phi)
 	after := time.Duration(part * float64(c.duration))
-	if step.After(p.t, after, tree, p.starter(c.args(i)...)) {
+	if !step.After(p.t, after, tree, p.starter(c.args(i)...)).Signaled() {
 		if c.late++; c.late > 3*points {
 			p.t.Fatalf("%s: %d kills came too late; it takes %v no more", c.name, c.late, c.duration)
 		}

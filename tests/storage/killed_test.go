@@ -2,6 +2,8 @@ package storage
 
 import (
 	"math"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -16,6 +18,11 @@ func TestKilledImage(t *testing.T) {
 		p.ok("image", "import", "base", one)
 		p.t.Cleanup(func() { p.ok("image", "rm", "base") })
 		p.ok("run", "--image", "base", "warm-up", "true") // directories that stay
+		p.sweep(verb{
+			name: "tag", args: []string{"image", "tag", "base", "x"},
+			undo:  func(p *place) { p.ok("image", "rm", "x") },
+			holds: func(p *place, what string, done bool) { p.version(what, "x", "one", done) },
+		})
 		p.sweep(verb{
 			name: "import", args: []string{"image", "import", "x", two},
 			undo:  func(p *place) { p.ok("image", "rm", "x") },
@@ -51,6 +58,36 @@ func TestKilledImage(t *testing.T) {
 		p.sweep(verb{
 			name: "run", runs: true, args: []string{"run", "--image", "base", "killed", "cat", "/version"},
 			next: [][]string{{"gc"}, {"delete", "--force", "killed"}},
+		})
+	})
+}
+
+// TestKilledCommit: the container goes on, whatever happens to who looks at its root.
+func TestKilledCommit(t *testing.T) {
+	drivers(t, func(t *testing.T, p *place) {
+		p.withPool()
+		p.ok("image", "import", "base", p.tree("one"))
+		p.ok("run", "--detach", "--image", "base", "works", "sleep", "100000")
+		p.t.Cleanup(func() {
+			p.ok("delete", "--force", "works")
+			p.ok("image", "rm", "base")
+		})
+		p.ok("exec", "works", "sh", "-c", "echo changed > /version")
+		p.sweep(verb{
+			name: "commit", args: []string{"image", "commit", "works", "x"},
+			next: [][]string{{"gc"}, {"image", "commit", "works", "x"}, {"exec", "works", "true"}},
+			undo: func(p *place) { p.ok("image", "rm", "x") },
+			holds: func(p *place, what string, done bool) {
+				p.version(what, "x", "changed", done)
+				if code := p.run("exec", "works", "sh", "-c", "echo changed > /version; cat /version"); code != 0 || p.said() != "changed" {
+					p.t.Errorf("%s: in the container: exit code %d: %s", what, code, p.said())
+				}
+			},
+		})
+		file := filepath.Join(p.work, "archive")
+		p.sweep(verb{
+			name: "export", args: []string{"image", "export", "base", file},
+			undo: func(p *place) { check(p.t, os.Remove(file)) },
 		})
 	})
 }
@@ -124,6 +161,44 @@ func TestKilledPool(t *testing.T) {
 		})
 		p.ok("image", "rm", "base")
 		p.ok("pool", "destroy")
+	})
+}
+
+// TestKilledUpkeep: a pool is grown, renewed, trimmed and checked, and half of that harms
+// nothing: images and containers are what they were.
+func TestKilledUpkeep(t *testing.T) {
+	drivers(t, func(t *testing.T, p *place) {
+		if p.control == nil {
+			t.Skip("native only: overlay has no pool")
+		}
+		one, two := p.tree("one"), p.tree("two")
+		remake := func(p *place) {
+			if p.pool() != "" {
+				p.ok("pool", "destroy", "--force")
+			}
+			p.ok(poolCreate...)
+			p.ok("image", "import", "x", one)
+		}
+		holds := func(p *place, what string, _ bool) { p.version(what, "x", "one", true) }
+		remake(p)
+		p.t.Cleanup(func() {
+			p.ok("image", "rm", "x")
+			p.ok("pool", "destroy")
+		})
+		p.ok("run", "--image", "x", "warm-up", "true")
+		p.sweep(verb{
+			name: "pool grow", args: []string{"pool", "grow", "--data-size", "640M", "--metadata-size", "32M"},
+			undo: remake, holds: holds, over: "it has that size already",
+		})
+		p.sweep(verb{name: "pool check", args: []string{"pool", "check"}, ends: true, holds: holds})
+		p.sweep(verb{name: "pool renew", args: []string{"pool", "renew"}, ends: true, holds: holds})
+		p.sweep(verb{
+			name: "pool trim", args: []string{"pool", "trim"}, ends: true, holds: holds,
+			before: func(p *place) { // something that can be given back
+				p.ok("image", "import", "y", two)
+				p.ok("image", "rm", "y")
+			},
+		})
 	})
 }
 

@@ -102,12 +102,7 @@ func (p *place) files() (list []string) {
 			return nil
 		}
 		rel, _ := filepath.Rel(p.rt.Storage, path)
-		line := "file /" + rel
-		// The pool's own files: how long they are is what grow and trim change.
-		if st, err := os.Stat(path); err == nil && st.Size() >= 1<<20 {
-			line += fmt.Sprintf(", %d MiB", st.Size()>>20)
-		}
-		list = append(list, line)
+		list = append(list, "file /"+rel)
 		return nil
 	})
 	for tree, n := range trees {
@@ -212,7 +207,9 @@ func (p *place) thins() (list []string) {
 		return strings.Fields(targets[0].Params)
 	}
 	st := status()
-	list = append(list, "pool is "+st[4], "pool "+st[7])
+	_, meta, _ := strings.Cut(st[1], "/")
+	_, data, _ := strings.Cut(st[2], "/")
+	list = append(list, "pool is "+st[4], "pool "+st[7], "pool has "+meta+" blocks of metadata", "pool has "+data+" blocks of data")
 	if st[3] != "-" {
 		return append(list, "pool holds a metadata snapshot: "+strings.Join(st, " "))
 	}

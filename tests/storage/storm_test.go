@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"thinrun/tests/box"
+	"thinrun/tests/crash/step"
 )
 
 var (
@@ -61,6 +62,9 @@ func TestStorm(t *testing.T) {
 		for name := range names {
 			last.look(name)
 		}
+		p.ok("gc")
+		p.settled(before)
+		p.ok("gc") // now that the programs of killed runs have ended
 		for name := range names {
 			if p.has(names[name]) {
 				p.ok("image", "rm", names[name])
@@ -89,6 +93,7 @@ type storm struct {
 	used    map[string]int // container -> the version that it has shown
 	next    int            // the next version
 	bodies  map[int]string // version -> the hash of what it has in /body
+	pace    time.Duration  // of a command
 }
 
 // source is where a version comes from.
@@ -115,7 +120,7 @@ func (p *place) storm() *storm {
 	}
 	// Directories that stay, made once.
 	p.ok("image", "import", names[0], p.tree("warm-up"))
-	p.ok("run", "--image", names[0], "warm-up", "true")
+	s.pace = 4 * p.took("run", "--image", names[0], "warm-up", "true") // they are eight
 	p.ok("image", "rm", names[0])
 	return s
 }
@@ -174,52 +179,79 @@ func (w *worker) goesOn() bool {
 	}
 }
 
-// do runs a command and writes down when it was under way; judge tells from its exit code
-// and its words what effects it may have had, and what to call that. No effects: wrong.
-func (w *worker) do(args []string, judge func(code int, said string) (outcome string, effects []effect)) (outcome string) {
-	o := &operation{worker: w.number, what: strings.Join(args, " ")}
-	w.mu.Lock()
-	o.start = w.clock
-	w.clock++
-	w.mu.Unlock()
+// judge tells from a command's exit code and its words what effects it may have had, and
+// what to call that. No effects: wrong.
+type judge func(code int, said string) (outcome string, effects []effect)
+
+// do runs a command and writes down when it was under way.
+func (w *worker) do(args []string, judge judge) *operation {
+	o := w.begin(args)
 	code := w.place.run(args...)
-	said := w.place.said()
-	o.outcome, o.effects = judge(code, said)
+	w.end(o, code, judge)
+	return o
+}
+
+func (w *worker) begin(args []string) *operation {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	o.end = w.clock
 	w.clock++
-	w.history = append(w.history, o)
+	return &operation{worker: w.number, what: strings.Join(args, " "), start: w.clock}
+}
+
+func (w *worker) end(o *operation, code int, judge judge) {
+	said := w.place.said()
+	o.outcome, o.effects = judge(code, said)
 	if o.effects == nil {
 		w.t.Errorf("process %d: thinrun %s: exit code %d: %.1000s", w.number, o.what, code, said)
-		o.effects = []effect{func(now world) (world, bool) { return now, true }}
+		o.effects = unchanged
 	}
-	return o.outcome
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.clock++
+	o.end = w.clock
+	w.history = append(w.history, o)
 }
+
+// doOrDie is do, but now and then the command is killed: then it has had its effect, or
+// none.
+func (w *worker) doOrDie(args []string, e effect, judge judge) {
+	if w.random == nil || w.random.IntN(10) > 0 {
+		w.do(args, judge)
+		return
+	}
+	o := w.begin(args)
+	after := time.Duration(w.random.Int64N(int64(w.pace)))
+	status := step.After(w.t, after, w.random.IntN(2) == 0, w.place.starter(args...))
+	if status.Signaled() {
+		judge = func(int, string) (string, []effect) { return "killed", perhaps(e) }
+	}
+	w.end(o, status.ExitStatus(), judge)
+	if status.Signaled() { // a container of it may yet say something
+		w.place.out = w.place.output()
+	}
+}
+
+var unchanged = []effect{func(now world) (world, bool) { return now, true }}
 
 // inUse is a refusal: the name must have stood for what one of these containers shows.
 var inUse = regexp.MustCompile(`image is in use by containers? (\S+(?:, \S+)*); delete`)
 
-// refused are the effects of a refusal for name. A container that has not shown its
-// version yet may have any that it can have taken; it was made of the name's version, or
-// of another name's that is the same, so the name was not without one.
+// refused are the effects of a refusal for name. A container that was killed before it has
+// shown its version may have had any, but the name was not without one.
 func (w *worker) refused(name int, said string) []effect {
 	m := inUse.FindStringSubmatch(said)
 	if m == nil {
 		return nil
 	}
 	var effects []effect
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	for id := range strings.SplitSeq(m[1], ", ") {
-		switch version := w.used[id]; {
-		case version > 0:
-			effects = append(effects, reads(name, version))
-		case strings.HasPrefix(id, "storm-"):
-			effects = append(effects, func(now world) (world, bool) { return now, now[name] != 0 })
-		default:
+		if !strings.HasPrefix(id, "storm-") {
 			w.t.Errorf("refused because of container %q, which is none of ours", id)
 		}
+		effects = append(effects, func(now world) (world, bool) { // judged at the end, when it is known
+			version := w.used[id]
+			return now, now[name] != 0 && (version == 0 || now[name] == version)
+		})
 	}
 	return effects
 }
@@ -246,6 +278,10 @@ func (w *worker) step() {
 		w.look(name)
 	case n < 72:
 		w.remove(name)
+	case n < 82:
+		w.tag(name)
+	case n < 90:
+		w.commit(name, w.random.IntN(len(names)))
 	default:
 		w.collect()
 	}
@@ -258,11 +294,60 @@ func (w *worker) bring(name int) {
 	if src.word == "pull" {
 		args = []string{"image", "pull", "--quiet", src.from, names[name]}
 	}
-	w.do(args, w.writing(name, version))
+	w.doOrDie(args, writes(name, version), w.writing(name, version))
+}
+
+// tag copies one name to another.
+func (w *worker) tag(old int) {
+	name := (old + 1 + w.random.IntN(len(names)-1)) % len(names)
+	w.doOrDie([]string{"image", "tag", names[old], names[name]}, tags(old, name), func(code int, said string) (string, []effect) {
+		switch {
+		case code == 0:
+			return "done", []effect{tags(old, name)}
+		case absent(said):
+			return "no such image", []effect{reads(old, 0)}
+		}
+		return "refused: in use", w.refused(name, said)
+	})
+}
+
+// commit changes a container and makes it an image.
+func (w *worker) commit(base, name int) {
+	id := w.container()
+	run := w.do([]string{"run", "--detach", "--image", names[base], id, "sleep", "100000"}, func(code int, said string) (string, []effect) {
+		switch {
+		case code == 0:
+			return "started", unchanged // it will show what it is
+		case absent(said):
+			return "no such image", []effect{reads(base, 0)}
+		}
+		return "", nil
+	})
+	if run.outcome != "started" {
+		return
+	}
+	p := w.place
+	if code := p.run("exec", id, "sh", "-c", show); code != 0 {
+		w.t.Errorf("exec %s: exit code %d: %s", id, code, p.said())
+	}
+	version := w.saw(id, p.said())
+	w.mu.Lock()
+	run.effects = []effect{reads(base, version)}
+	body := w.bodies[version]
+	w.mu.Unlock()
+	changed := w.version(body)
+	word := fmt.Sprintf("version %d", changed)
+	p.ok("exec", id, "sh", "-c", "echo "+word+" > /version")
+	w.doOrDie([]string{"image", "commit", id, names[name]}, writes(name, changed), w.writing(name, changed))
+	p.ok("exec", id, "cat", "/version") // it goes on
+	if p.said() != word {
+		w.t.Errorf("after a commit container %s says %q, want %q", id, p.said(), word)
+	}
+	p.ok("delete", "--force", id)
 }
 
 func (w *worker) remove(name int) {
-	w.do([]string{"image", "rm", names[name]}, func(code int, said string) (string, []effect) {
+	w.doOrDie([]string{"image", "rm", names[name]}, removes(name), func(code int, said string) (string, []effect) {
 		switch {
 		case code == 0:
 			return "done", []effect{removes(name)}
@@ -302,7 +387,7 @@ func (w *worker) saw(id, said string) int {
 // look runs a container.
 func (w *worker) look(name int) {
 	id := w.container()
-	w.do([]string{"run", "--image", names[name], id, "sh", "-c", show}, func(code int, said string) (string, []effect) {
+	w.doOrDie([]string{"run", "--image", names[name], id, "sh", "-c", show}, unchanged[0], func(code int, said string) (string, []effect) {
 		if version := w.saw(id, said); code == 0 && version > 0 {
 			return "ran", []effect{reads(name, version)}
 		}
@@ -315,13 +400,12 @@ func (w *worker) look(name int) {
 
 // collect has no effect; it may be told that an image is being made.
 func (w *worker) collect() {
-	w.do([]string{"gc"}, func(code int, said string) (string, []effect) {
-		nothing := []effect{func(now world) (world, bool) { return now, true }}
+	w.doOrDie([]string{"gc"}, unchanged[0], func(code int, said string) (string, []effect) {
 		switch {
 		case code == 0:
-			return "done", nothing
+			return "done", unchanged
 		case strings.Contains(said, "an image is being made or exported"):
-			return "refused: busy", nothing
+			return "refused: busy", unchanged
 		}
 		return "", nil
 	})

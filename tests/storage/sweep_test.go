@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"regexp"
 	"slices"
 	"strings"
@@ -46,7 +47,7 @@ func points() int {
 	case *pointsFlag != 0:
 		return *pointsFlag
 	case box.InLab():
-		return 8 // a kill and a look around cost two seconds there
+		return 5 // a kill and a look around cost two seconds there
 	}
 	return 50
 }
@@ -107,7 +108,7 @@ func (p *place) kills(v verb, points int) {
 		var what string
 		if i < len(at) {
 			made, hit := step.Before(p.t, at[i], tree, p.starter(v.args...))
-			what = fmt.Sprintf("%s traced and not killed", v.name)
+			what = fmt.Sprintf("%s traced and not killed (it said %q)", v.name, p.said())
 			if hit {
 				steps++
 				what = fmt.Sprintf("%s, %s killed before call %d of %d (%v)", v.name, victim, at[i], len(calls), made[at[i]-1])
@@ -119,9 +120,12 @@ func (p *place) kills(v verb, points int) {
 			_, part := math.Modf(float64(times) * math.Phi)
 			d := time.Duration(part * float64(duration))
 			what = fmt.Sprintf("%s, %s killed after %v", v.name, victim, d)
-			if step.After(p.t, d, tree, p.starter(v.args...)) {
+			if !step.After(p.t, d, tree, p.starter(v.args...)).Signaled() {
 				late++
 			}
+		}
+		if v.runs { // what its program may yet say is not the next command's
+			p.out = p.output()
 		}
 		args := next[i%len(next)]
 		repeated := slices.Equal(args, v.args)
@@ -129,6 +133,12 @@ func (p *place) kills(v verb, points int) {
 		over := code != 0 && repeated && v.over != "" && strings.Contains(p.said(), v.over)
 		if code != 0 && !over {
 			p.t.Errorf("%s, then %q: exit code %d: %s", what, args, code, p.said())
+		}
+		if list := asleep(); len(list) > 0 {
+			p.t.Errorf("%s, then %q: %s", what, args, strings.Join(list, ", "))
+		}
+		if args[0] == "exec" { // which collects nothing
+			p.ok("gc")
 		}
 		got := p.settled(before, after)
 		if v.runs && got.diff(after) != "" {
@@ -189,8 +199,8 @@ func (p *place) spare(what string, got, want view, over, reuses bool) {
 	}
 }
 
-// choose spreads about n points over the calls of a command. Of calls that come many times
-// (those that write a tree's files) it takes no more than the first few.
+// choose spreads n points over the calls of a command, each time others. Of calls that come
+// many times (those that write a tree's files) it takes no more than the first few.
 func choose(calls []step.Call, n int) (at []int) {
 	const enough = 12
 	seen := map[step.Call]int{}
@@ -201,8 +211,9 @@ func choose(calls []step.Call, n int) (at []int) {
 		}
 	}
 	n = min(n, len(candidates))
+	begin := rand.IntN(len(candidates))
 	for i := range n {
-		at = append(at, candidates[i*len(candidates)/n])
+		at = append(at, candidates[(i*len(candidates)+begin)/n])
 	}
 	return at
 }

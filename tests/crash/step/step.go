@@ -106,8 +106,8 @@ func Before(t testing.TB, n int, tree bool, start Start) (calls []Call, hit bool
 	}
 }
 
-// After runs a command and kills it after a time. late: it had ended before.
-func After(t testing.TB, d time.Duration, tree bool, start Start) (late bool) {
+// After runs a command and kills it after a time. Signaled says whether that came in time.
+func After(t testing.TB, d time.Duration, tree bool, start Start) syscall.WaitStatus {
 	t.Helper()
 	proc := start(nil)
 	timer := time.AfterFunc(d, func() {
@@ -121,7 +121,7 @@ func After(t testing.TB, d time.Duration, tree bool, start Start) (late bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return !state.Sys().(syscall.WaitStatus).Signaled()
+	return state.Sys().(syscall.WaitStatus)
 }
 
 // killTree kills a process and all below it, as the end of its cgroup would.
