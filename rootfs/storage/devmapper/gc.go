@@ -255,6 +255,7 @@ func (d *Driver) collectTemporary() error {
 // thins lists the pool's thin devices. The caller holds the lock alone, so only what
 // containers write is committed meanwhile.
 func (p *pool) thins() (list []thinmeta.Thin, err error) {
+	p.step("list thin devices")
 	err = p.consistent(20, func(r io.ReaderAt, sb *thinmeta.Superblock) (err error) {
 		list, err = sb.Thins(r)
 		return err
