@@ -27,7 +27,7 @@ import (
 
 var (
 	cuts   = flag.Int("cuts", 4, "how many times the power goes, with the pool on files and on devices each")
-	rounds = flag.Int("rounds", 12, "commands of each of the load's workers")
+	rounds = flag.Int("rounds", 10, "commands of each of the load's workers")
 	kills  = flag.Int("kills", 2, "how many times the machine is killed")
 	seed   = flag.Uint64("seed", 1, "of the load and the cuts")
 	during = flag.String("during", "", "cut only while a command of this kind is at work: gc, rm, commit...")
