@@ -36,7 +36,7 @@ func newPatient(opt Options) *patient {
 
 func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" && !p.plain && !isLoopback(req.URL.Hostname()) {
-		return nil, fmt.Errorf("plain http to %s, which is not this machine (--tls-verify=false allows it)", req.URL.Host)
+		return nil, &plainHTTPError{req.URL.Host}
 	}
 	pause := p.pause
 	for try := 1; ; try++ {
@@ -144,6 +144,13 @@ func (b *idleBody) Close() error {
 	err := b.ReadCloser.Close()
 	b.cancel(nil)
 	return err
+}
+
+// plainHTTPError: somebody leads to plain http where it was not allowed.
+type plainHTTPError struct{ host string }
+
+func (e *plainHTTPError) Error() string {
+	return fmt.Sprintf("plain http to %s, which is not this machine (--tls-verify=false allows it)", printable(e.host))
 }
 
 // isLoopback is Docker's rule for registries that may speak plain http.

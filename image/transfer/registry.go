@@ -162,12 +162,20 @@ func (r *repository) get(ctx context.Context, kind, what string, from int64) (*h
 
 // explain says what a person can do about an error of the network or the registry.
 func (l login) explain(reg name.Registry, err error) error {
+	// First, because to this machine plain http was tried too, and has said something else.
+	var cert *tls.CertificateVerificationError
+	if errors.As(err, &cert) {
+		return fmt.Errorf("%s: %w (--tls-verify=false takes it nevertheless)", reg, cert)
+	}
+	var plain *plainHTTPError
+	if errors.As(err, &plain) {
+		return plain
+	}
 	var status *transport.Error
 	if errors.As(err, &status) {
 		why := fmt.Sprintf("%d %s", status.StatusCode, http.StatusText(status.StatusCode))
-		for _, d := range status.Errors {
-			why += ": " + printable(d.Message)
-			break
+		if len(status.Errors) > 0 {
+			why += ": " + printable(status.Errors[0].Message)
 		}
 		switch status.StatusCode {
 		case http.StatusUnauthorized, http.StatusForbidden:
@@ -184,11 +192,8 @@ func (l login) explain(reg name.Registry, err error) error {
 	if !errors.As(err, &sent) {
 		return err // not the network's
 	}
-	var cert *tls.CertificateVerificationError
-	switch {
-	case reg.Scheme() == "http":
-		// Tried both ways; the library has joined what was said to each.
-	case errors.As(err, &cert), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"): // net/http has no value for it
+	// net/http has no value for this one.
+	if reg.Scheme() == "https" && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
 		return fmt.Errorf("%s: %w (--tls-verify=false takes it nevertheless)", reg, bare(err))
 	}
 	return fmt.Errorf("%s: %w", reg, bare(err))

@@ -121,6 +121,13 @@ type site struct {
 
 func newSite(t *testing.T) *site {
 	t.Helper()
+	s := newStoppedSite()
+	s.Start()
+	t.Cleanup(s.Close)
+	return s
+}
+
+func newStoppedSite() *site {
 	s := &site{}
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -137,12 +144,10 @@ func newSite(t *testing.T) *site {
 		}
 	}))
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
-	s.Start()
-	t.Cleanup(s.Close)
 	return s
 }
 
-func (s *site) host() string { return strings.TrimPrefix(s.URL, "http://") }
+func (s *site) host() string { return s.Listener.Addr().String() }
 
 func (s *site) set(hook func(http.ResponseWriter, *http.Request) bool) {
 	s.mu.Lock()
@@ -166,7 +171,7 @@ func (s *site) send(t *testing.T, method, path, kind string, body []byte) {
 	req, err := http.NewRequest(method, s.URL+path, bytes.NewReader(body))
 	check(t, err)
 	req.Header.Set("Content-Type", kind)
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := s.Client().Do(req)
 	check(t, err)
 	resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
@@ -551,4 +556,35 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 		t.Error("a layer that was not fetched ends well")
 	}
 	r.Close()
+}
+
+// TestCertificateOfNobody: https with a certificate that nobody signed is taken only when
+// asked for, and never left for plain http in silence.
+func TestCertificateOfNobody(t *testing.T) {
+	s := newStoppedSite()
+	s.StartTLS()
+	defer s.Close()
+	f := newFixture(t, "amd64", 10, 1000)
+	s.push(t, f, "1")
+	opt := brisk(t)
+	opt.Platform = "linux/amd64"
+	_, _, err := s.pull(t, "img:1", opt)
+	wantError(t, err, "certificate")
+	opt.Insecure = true
+	got, _, err := s.pull(t, "img:1", opt)
+	check(t, err)
+	wantLayers(t, f, got)
+}
+
+func TestPlainHTTPOnlyToThisMachine(t *testing.T) {
+	for host, want := range map[string]bool{"localhost": true, "127.0.0.1": true, "127.8.9.1": true, "::1": true,
+		"10.0.0.1": false, "192.168.1.1": false, "example.com": false, "localhost.example.com": false, "0.0.0.0": false} {
+		if isLoopback(host) != want {
+			t.Errorf("%s: %v", host, !want)
+		}
+	}
+	req, err := http.NewRequest("GET", "http://192.0.2.1/v2/", nil)
+	check(t, err)
+	_, err = newPatient(Options{patience: brisk(t).patience}).RoundTrip(req)
+	wantError(t, err, "plain http to 192.0.2.1, which is not this machine (--tls-verify=false allows it)")
 }
