@@ -85,6 +85,7 @@ type Driver struct {
 	mu      sync.Mutex
 	control *dm.Control
 	warned  map[string]bool
+	sealed  map[uint32]seen // by thin id
 }
 
 // Open touches nothing: a pool that is not active is activated by the first call that

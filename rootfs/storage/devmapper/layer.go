@@ -115,16 +115,49 @@ func (d *Driver) layers() ([]layer, error) {
 		if err != nil {
 			continue
 		}
-		r, err := readRecord(filepath.Join(d.layersDir(), e.Name()))
+		l, err := d.sealedLayer(uint32(thin))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile; one that is cut short is an error, not an absent layer
 		}
 		if err != nil {
 			return nil, fmt.Errorf("pool: %w", err)
 		}
-		list = append(list, recorded(uint32(thin), r))
+		list = append(list, l)
 	}
 	return list, nil
+}
+
+// seen is a layer's record as this process has read it. A record is never written to: one
+// that changes is another file.
+type seen struct {
+	inode   uint64
+	changed unix.Timespec
+	layer   layer
+}
+
+// sealedLayer reads a record that was not read before: an import looks at all layers
+// before each of its own, and in a pool of a thousand that was most of its time.
+func (d *Driver) sealedLayer(thin uint32) (layer, error) {
+	path := d.layerPath(thin)
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return layer{}, fmt.Errorf("%s: %w", path, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s, ok := d.sealed[thin]; ok && s.inode == st.Ino && s.changed == st.Ctim {
+		return s.layer, nil
+	}
+	r, err := readRecord(path)
+	if err != nil {
+		return layer{}, err
+	}
+	if d.sealed == nil {
+		d.sealed = map[uint32]seen{}
+	}
+	l := recorded(thin, r)
+	d.sealed[thin] = seen{st.Ino, st.Ctim, l}
+	return l, nil
 }
 
 // open is a layer that is being written: an active snapshot on a detached mount.
