@@ -93,7 +93,7 @@ func (s *storageBench) userland(rounds int) (*Table, error) {
 
 // unpacked is how many layers of the chain containerd unpacks itself. The rest are empty
 // layers made through its API: at that pace unpacking would take most of the run.
-const unpacked = 100
+const unpacked = 10
 
 // chains imports images of many layers.
 func (s *storageBench) chains(depths []int) (*Table, error) {

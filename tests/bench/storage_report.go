@@ -71,7 +71,7 @@ const storageMethod = `## Method
   Snapshots.Prepare and Remove over its socket, and mount(2) and umount(2) of the result. *Until its space is free
   again* adds what makes containerd's collector run: the removal of a lease with sync.
 - The images of 1 to 1000 layers are beginnings of one chain: busybox, then one small file per layer, imported from one OCI
-  archive by each. containerd unpacks the first 100; its further layers are empty ones, made by Snapshots.Prepare and
+  archive by each. containerd unpacks the first 10; its further layers are empty ones, made by Snapshots.Prepare and
   Commit under the right names, because unpacking them would take longer than all the rest.
 - The other snapshots are made with device-mapper's create_snap, in each pool: containerd's own records do not know
   them, which only spares it work.
