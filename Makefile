@@ -45,7 +45,7 @@ labtest: deps ## the lab itself
 
 # The recordings stay in .build/power; with REPLAY=-replay the same cuts come again.
 powercut: deps build tools ## the power goes 100 times under load; SEED=2 for other times
-	@mkdir -p .build/power
+	@mkdir -p .build/power .build/test
 	$(GO) test $(FLAGS) -c -o .build/test/power.test ./tests/power
 	cd tests/power && THINRUN=$(CURDIR)/thinrun ../../.build/bin/labexec -vm none -rw ../../.build/power \
 		../../.build/test/power.test -test.v -cuts 50 -kills 20 -rounds 30 -seed $(SEED) -keep $(CURDIR)/.build/power $(REPLAY)
