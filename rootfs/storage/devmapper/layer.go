@@ -345,22 +345,37 @@ func (d *Driver) RemoveLayer(id string) error {
 // reclaim claims the id of a sealed layer, so that whoever finds the claim of a killed
 // removal finishes it once the record is gone.
 func (d *Driver) reclaim(id uint32, o owner) (*claim, error) {
-	f, err := os.OpenFile(d.openPath(id), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("claim: %w", err)
-	}
-	c := &claim{thin: id, file: f, d: d}
-	var st unix.Stat_t
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || unix.Fstat(int(f.Fd()), &st) != nil || st.Nlink == 0 {
-		f.Close()
-		return nil, fmt.Errorf("pool %s: layer %06x is being removed by another: %w", d.dir, id, ErrInUse)
+	c := &claim{thin: id, d: d}
+	for c.file == nil {
+		f, err := os.OpenFile(d.openPath(id), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("claim: %w", err)
+		}
+		// Who has the lock removes the same layer, or is a collector that met the file before
+		// we had locked it. Neither takes long, and both unlink the file when they are done.
+		for err = unix.EINTR; err == unix.EINTR; {
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		}
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Fstat(int(f.Fd()), &st)
+		}
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("claim %s: %w", f.Name(), err)
+		}
+		if st.Nlink == 0 {
+			f.Close()
+			continue
+		}
+		c.file = f
 	}
 	text := d.claimText(c, o)
 	// On a host without space it has to do without its text: a cut claim is garbage too.
-	if _, err := f.WriteAt(text, 0); err != nil && !errors.Is(err, unix.ENOSPC) {
+	if _, err := c.file.WriteAt(text, 0); err != nil && !errors.Is(err, unix.ENOSPC) {
 		return nil, errors.Join(fmt.Errorf("claim: %w", err), c.discard())
 	}
-	if err := f.Truncate(int64(len(text))); err != nil && !errors.Is(err, unix.ENOSPC) {
+	if err := c.file.Truncate(int64(len(text))); err != nil && !errors.Is(err, unix.ENOSPC) {
 		return nil, errors.Join(fmt.Errorf("claim: %w", err), c.discard())
 	}
 	return c, nil
