@@ -84,10 +84,19 @@ func TestKilledCommit(t *testing.T) {
 				}
 			},
 		})
-		file := filepath.Join(p.work, "archive")
+		// Beside the work directory: killed before its last rename, export leaves FILE.part,
+		// which the next one replaces.
+		file := filepath.Join(t.TempDir(), "archive")
 		p.sweep(verb{
-			name: "export", args: []string{"image", "export", "base", file},
-			undo: func(p *place) { check(p.t, os.Remove(file)) },
+			name: "export", args: []string{"image", "export", "base", file}, ends: true,
+			before: func(p *place) { _ = os.Remove(file) },
+			holds: func(p *place, what string, _ bool) { // whole, or not there
+				if _, err := os.Stat(file); err == nil {
+					p.ok("image", "import", "exported", "oci-archive:"+file)
+					p.version(what, "exported", "one", true)
+					p.ok("image", "rm", "exported")
+				}
+			},
 		})
 	})
 }
@@ -118,6 +127,7 @@ func TestKilledGC(t *testing.T) {
 						p.ok("image", "rm", "x")
 					}
 				}
+				p.ended()
 			},
 			holds: func(p *place, what string, _ bool) {
 				if d := p.settled(clean).diff(clean); d != "" {

@@ -275,3 +275,36 @@ func (p *place) settled(want ...view) view {
 		}
 	}
 }
+
+// ended waits for what a killed run has started: the programs of containers, and children
+// that have not seen yet that they are alone and share its lock. gc takes all of it then.
+// An init that waits at its gate does not end, and holds no lock.
+func (p *place) ended() {
+	p.t.Helper()
+	busy := func() bool {
+		for _, line := range p.rt.Snapshot() {
+			if strings.HasPrefix(line, "process ") && !strings.Contains(line, "(thinrun)") {
+				return true
+			}
+		}
+		names, _ := filepath.Glob(filepath.Join(p.rt.Root, "*"))
+		for _, name := range names {
+			dir, err := os.Open(name)
+			if err != nil {
+				continue
+			}
+			err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+			dir.Close()
+			if err != nil {
+				return true
+			}
+		}
+		return false
+	}
+	for deadline := time.Now().Add(5 * time.Second); busy(); unix.Poll(nil, 5) {
+		if time.Now().After(deadline) {
+			p.t.Error("what a killed run has started does not end")
+			return
+		}
+	}
+}

@@ -31,7 +31,8 @@ type place struct {
 	driver  string
 	control *dm.Control // nil: overlay
 	work    string      // a directory for what commands read and write
-	out     *os.File    // all commands print into it
+	outputs string      // a directory for
+	out     *os.File    // what commands print
 }
 
 // drivers calls f for overlay and for devmapper. Overlay is the same on each kernel, and
@@ -53,7 +54,7 @@ func drivers(t *testing.T, f func(t *testing.T, p *place)) {
 
 func newPlace(t *testing.T, driver string) *place {
 	t.Helper()
-	p := &place{t: t, rt: testbundle.NewRuntime(t), driver: driver, work: t.TempDir()}
+	p := &place{t: t, rt: testbundle.NewRuntime(t), driver: driver, work: t.TempDir(), outputs: t.TempDir()}
 	p.rt.Globals = []string{"--storage-driver", driver}
 	p.out = p.output()
 	if driver == "devmapper" {
@@ -72,7 +73,7 @@ func newPlace(t *testing.T, driver string) *place {
 
 func (p *place) output() *os.File {
 	p.t.Helper()
-	f, err := os.CreateTemp(p.t.TempDir(), "output")
+	f, err := os.CreateTemp(p.outputs, "output")
 	check(p.t, err)
 	p.t.Cleanup(func() { f.Close() })
 	return f

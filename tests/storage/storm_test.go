@@ -77,8 +77,20 @@ func TestStorm(t *testing.T) {
 		if wrong := explain(s.history); wrong != nil {
 			t.Errorf("this fits no order of what came before it:\n%s", tail(s.history, wrong))
 		}
+		s.busyForAReason()
 		s.report(length)
 	})
+}
+
+// busyForAReason: gc was refused only while an image was being made.
+func (s *storm) busyForAReason() {
+	for _, o := range s.history {
+		if o.outcome == "refused: busy" && !slices.ContainsFunc(s.history, func(other *operation) bool {
+			return strings.HasPrefix(other.what, "image ") && other.start < o.end && o.start < other.end
+		}) {
+			s.t.Errorf("nobody made an image then:\n%s", tail(s.history, o))
+		}
+	}
 }
 
 // storm is what the workers share.

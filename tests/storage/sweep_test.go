@@ -26,7 +26,7 @@ type verb struct {
 	undo func(p *place)
 	// next are the commands that may come next, in turn; nil: gc.
 	next [][]string
-	// runs: it starts a program, which may outlive it. gc has to wait for its end.
+	// runs: it starts a program, which may outlive it; its end is waited for.
 	runs bool
 	// reuses: repeated, it takes up what the killed one has finished, and nothing is left.
 	reuses bool
@@ -124,8 +124,9 @@ func (p *place) kills(v verb, points int) {
 				late++
 			}
 		}
-		if v.runs { // what its program may yet say is not the next command's
-			p.out = p.output()
+		if v.runs {
+			p.ended()
+			p.out = p.output() // what it has said meanwhile is not the next command's
 		}
 		args := next[i%len(next)]
 		repeated := slices.Equal(args, v.args)
@@ -141,10 +142,6 @@ func (p *place) kills(v verb, points int) {
 			p.ok("gc")
 		}
 		got := p.settled(before, after)
-		if v.runs && got.diff(after) != "" {
-			p.ok("gc")
-			got = p.settled(before, after)
-		}
 		if repeated && len(got.minus(after)) > 0 {
 			// What a killed one has finished and not yet named is for gc.
 			again++
