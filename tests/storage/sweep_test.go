@@ -132,6 +132,9 @@ func (p *place) kills(v verb, points int) {
 		repeated := slices.Equal(args, v.args)
 		code := p.run(args...)
 		over := code != 0 && repeated && v.over != "" && strings.Contains(p.said(), v.over)
+		if over {
+			p.oneLine(code, args)
+		}
 		if code != 0 && !over {
 			p.t.Errorf("%s, then %q: exit code %d: %s", what, args, code, p.said())
 		}
