@@ -34,34 +34,44 @@ type ExportLayer struct {
 }
 
 // Export opens an image for reading.
-func (s *Store) Export(name string, layers storage.LayerStore, note func(string)) (*Export, error) {
+func (s *Store) Export(name string, layers storage.LayerStore, note func(string)) (_ *Export, err error) {
+	if _, err := s.Get(name); err != nil { // before anything is made in an unused storage
+		return nil, err
+	}
+	// Before the records' lock, as everybody takes the two: gc holds this one alone while it
+	// waits for the other.
+	done, err := s.lock(lockImports, unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			done()
+		}
+	}()
 	img, release, err := s.Use(name)
 	if err != nil {
 		return nil, err
 	}
 	defer release() // as soon as the layers are held
-	done, err := s.lock(lockImports, unix.LOCK_SH)
-	if err != nil {
-		return nil, err
-	}
 	b, err := s.build(layers, img)
 	if err != nil {
-		done()
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			b.close()
+		}
+	}()
 	for _, id := range img.Layers {
 		// The record is there and cannot go before release: nobody is taking them away.
 		if err := b.hold(context.Background(), id); err != nil {
-			b.close()
-			done()
 			return nil, err
 		}
 	}
 	e := &Export{Name: img.Name, OCI: img.OCI}
 	if e.OCI == nil {
 		if e.OCI, err = img.config(); err != nil {
-			b.close()
-			done()
 			return nil, err
 		}
 	}
