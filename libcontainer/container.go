@@ -105,10 +105,15 @@ func waitExit(pidfd *os.File, deadline time.Time, pid int) error {
 
 // openCgroup is the container's cgroup by its record; nil when it has none.
 func openCgroup(rec *state.Record) (*cgroup.Cgroup, error) {
+	return openCgroupOn(cgroup.Detect, rec)
+}
+
+// openCgroupOn is openCgroup for those who detect the host once for many containers.
+func openCgroupOn(detect func() (cgroup.Host, error), rec *state.Record) (*cgroup.Cgroup, error) {
 	if len(rec.Cgroup.Paths) == 0 {
 		return nil, nil
 	}
-	host, err := cgroup.Detect()
+	host, err := detect()
 	if err != nil {
 		return nil, err
 	}

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"os/user"
 	"strconv"
+	"sync"
 
+	"thinrun/libcontainer/cgroup"
 	"thinrun/libcontainer/state"
+	"thinrun/rootfs/storage"
 )
 
 // List is the state of every container, sorted by id. Those that cannot be told are in the
@@ -20,15 +23,12 @@ func (rt *Runtime) List(briefly bool) ([]State, error) {
 	if err != nil {
 		return nil, err
 	}
-	var m *meters
-	if !briefly {
-		m = rt.meters()
-		defer m.close()
-	}
+	detect := sync.OnceValues(cgroup.Detect)
 	var list []State
+	var claims []storage.Claim
 	var bad []error
 	for _, id := range ids {
-		st, err := rt.stateOf(store, id, m)
+		st, claim, err := stateOf(store, id, detect)
 		if errors.Is(err, state.ErrNotExist) { // deleted while we read
 			continue
 		}
@@ -36,7 +36,10 @@ func (rt *Runtime) List(briefly bool) ([]State, error) {
 			bad = append(bad, err)
 			continue
 		}
-		list = append(list, *st)
+		list, claims = append(list, st), append(claims, claim)
+	}
+	if !briefly {
+		rt.measure(list, claims)
 	}
 	return list, errors.Join(bad...)
 }

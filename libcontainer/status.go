@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"thinrun/libcontainer/cgroup"
 	"thinrun/libcontainer/state"
 	"thinrun/rootfs/storage"
 
@@ -41,68 +42,64 @@ func (rt *Runtime) State(id string) (*State, error) {
 		return nil, err
 	}
 	defer store.Close()
-	m := rt.meters()
-	defer m.close()
-	return rt.stateOf(store, id, m)
+	st, claim, err := stateOf(store, id, cgroup.Detect)
+	if err != nil {
+		return nil, err
+	}
+	list := []State{st}
+	rt.measure(list, []storage.Claim{claim})
+	return &list[0], nil
 }
 
-func (rt *Runtime) stateOf(store *state.Store, id string, m *meters) (*State, error) {
+// stateOf is a container's state but for its disk, and its claim, by which that is measured.
+func stateOf(store *state.Store, id string, detect func() (cgroup.Host, error)) (st State, claim storage.Claim, err error) {
 	rec, err := store.Read(id)
 	if errors.Is(err, state.ErrNoRecord) {
 		rec, err = unrecorded(id), nil
 	}
 	if err != nil {
-		return nil, err
+		return st, claim, err
 	}
-	status, err := statusOf(store, rec)
+	status, err := statusOn(detect, store, rec)
 	if err != nil {
-		return nil, err
+		return st, claim, err
 	}
-	st := &State{
+	st = State{
 		OCIVersion: rec.OCIVersion, ID: rec.ID, Status: status, Bundle: rec.Bundle, Rootfs: rec.Rootfs,
 		Created: rec.Created, Annotations: rec.Annotations, Owner: ownerName(rec.Owner),
 	}
 	if status != state.Stopped && status != state.Creating {
 		st.PID = rec.Init.PID
 	}
-	if status != state.Creating && m != nil {
-		st.Disk = m.disk(rec.Storage)
-	}
-	return st, nil
+	return st, rec.Storage, nil
 }
 
-// meters measure disks, each driver opened once.
-type meters struct {
-	rt   *Runtime
-	open map[[2]string]imageDriver
-}
-
-func (rt *Runtime) meters() *meters { return &meters{rt, map[[2]string]imageDriver{}} }
-
-// disk is nil when there is none, or nobody who can tell: the state of a container does
-// not depend on how its pool is.
-func (m *meters) disk(claim storage.Claim) *Disk {
-	if claim.Image == "" {
-		return nil
+// measure adds the disks to states, whose claims come in the same order. Each driver is
+// asked once for all. A disk is left out when there is none, or nobody who can tell: the
+// state of a container does not depend on how its pool is.
+func (rt *Runtime) measure(list []State, claims []storage.Claim) {
+	groups := map[[2]string][]int{}
+	for i, c := range claims {
+		if c.Image != "" && list[i].Status != state.Creating {
+			key := [2]string{c.Driver, c.Storage}
+			groups[key] = append(groups[key], i)
+		}
 	}
-	key := [2]string{claim.Driver, claim.Storage}
-	d, known := m.open[key]
-	if !known {
-		d, _ = m.rt.driver(claim.Driver, claim.Storage)
-		m.open[key] = d
-	}
-	if d == nil {
-		return nil
-	}
-	disk, err := d.DiskOf(claim)
-	if err != nil {
-		return nil
-	}
-	return &Disk{Size: disk.Size, Used: disk.Used}
-}
-
-func (m *meters) close() {
-	for _, d := range m.open {
+	for key, at := range groups {
+		d, err := rt.driver(key[0], key[1])
+		if err != nil {
+			continue
+		}
+		part := make([]storage.Claim, len(at))
+		for k, i := range at {
+			part[k] = claims[i]
+		}
+		disks, _ := d.DisksOf(part) // none with an error
+		for k, disk := range disks {
+			if disk != nil {
+				list[at[k]].Disk = (*Disk)(disk)
+			}
+		}
 		if c, ok := d.(io.Closer); ok {
 			c.Close()
 		}
@@ -117,6 +114,10 @@ func unrecorded(id string) *state.Record {
 
 // statusOf gathers the kernel's part of the truth and leaves the decision to state.
 func statusOf(store *state.Store, rec *state.Record) (state.Status, error) {
+	return statusOn(cgroup.Detect, store, rec)
+}
+
+func statusOn(detect func() (cgroup.Host, error), store *state.Store, rec *state.Record) (state.Status, error) {
 	alive, err := rec.Init.Alive()
 	if err != nil {
 		return "", err
@@ -126,7 +127,7 @@ func statusOf(store *state.Store, rec *state.Record) (state.Status, error) {
 		if held, err = store.GateHeld(rec.ID); err != nil {
 			return "", err
 		}
-		cg, err := openCgroup(rec)
+		cg, err := openCgroupOn(detect, rec)
 		if err != nil {
 			return "", err
 		}

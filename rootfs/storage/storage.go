@@ -84,8 +84,10 @@ type Layer interface {
 
 // Meter is a driver that knows how much space things take.
 type Meter interface {
-	// DiskOf is the disk of one container, cheaply: the cost is in what it has written.
-	DiskOf(Claim) (Disk, error)
+	// DisksOf measures the disks of containers, in the order of their claims. nil is a disk
+	// of which it cannot tell: of another driver, or coming or going just now. What all have
+	// in common is paid once; the rest of the cost is in what each has written.
+	DisksOf([]Claim) ([]*Disk, error)
 	// Exclusive is, per group of layers, how many bytes would come back if all of the group
 	// were removed and nothing else. It reads the metadata of everything there is.
 	Exclusive(groups map[string][]string) (map[string]uint64, error)

@@ -208,6 +208,17 @@ func TestDiskOfContainer(t *testing.T) {
 	if box.InLab() && !strings.Contains(table, "/1.1 GiB\n") || !strings.Contains(table, "MiB") {
 		t.Errorf("table: %s", table)
 	}
+	// Whatever becomes of the storage, what runs is told.
+	lost := map[bool]string{true: filepath.Join(rt.Storage, "pool", "pool"), false: filepath.Join(rt.Storage, "overlay", "containers")}[box.InLab()]
+	check(t, os.Rename(lost, lost+".away"))
+	out := rt.OK("state", small)
+	if !strings.Contains(out, `"running"`) || strings.Contains(out, `"disk"`) {
+		t.Errorf("state without %s: %s", lost, out)
+	}
+	if out := rt.OK("list"); strings.Count(out, " running ") != 2 || strings.Count(out, " -\n") != 2 {
+		t.Errorf("list without %s: %s", lost, out)
+	}
+	check(t, os.Rename(lost+".away", lost))
 	rt.OK("delete", "--force", small)
 	rt.OK("delete", "--force", other)
 }

@@ -384,13 +384,15 @@ func (p *pool) thin(id uint32) (thinmeta.Thin, error) {
 	return thinmeta.Thin{}, p.fail("its metadata changes too fast to be read")
 }
 
+type metadata interface {
+	io.ReaderAt
+	io.Closer
+}
+
 // metadata opens the metadata for reading. Of a file, the page cache is what the loop
 // device writes or has just made invalid; a block device's own cache knows nothing of
 // dm-thin's writes, so there it is direct I/O.
-func (p *pool) metadata() (interface {
-	io.ReaderAt
-	io.Closer
-}, error) {
+func (p *pool) metadata() (metadata, error) {
 	flags := os.O_RDONLY
 	if !p.meta.ours {
 		flags |= unix.O_DIRECT

@@ -16,31 +16,51 @@ import (
 
 var _ storage.Meter = (*Driver)(nil)
 
-// DiskOf compares a container's mappings with those of its layer, reading only what the
-// two do not share. An inactive pool stays inactive.
-func (d *Driver) DiskOf(c storage.Claim) (storage.Disk, error) {
-	if c.Driver != Name {
-		return storage.Disk{}, fmt.Errorf("claim of driver %q is not for %s", c.Driver, Name)
-	}
+// DisksOf compares each container's mappings with those of its layer, reading only what
+// the two do not share. The pool commits once; each disk is as it was at one commit, and
+// not all have to be of the same one. An inactive pool stays inactive.
+func (d *Driver) DisksOf(claims []storage.Claim) ([]*storage.Disk, error) {
 	p, err := d.open(unix.LOCK_SH)
 	if err != nil {
-		return storage.Disk{}, err
+		return nil, err
 	}
 	defer p.leave()
-	r, err := readRecord(d.claimPath(c.ThinID))
+	last, err := p.committed()
+	if err != nil {
+		return nil, err
+	}
+	defer last.meta.Close()
+	origins := map[string]layer{}
+	disks := make([]*storage.Disk, len(claims))
+	for i, c := range claims {
+		if disk, err := last.diskOf(c, origins); err == nil {
+			disks[i] = &disk
+		}
+	}
+	return disks, nil
+}
+
+// diskOf is the disk of one container; origins has the layers that were looked up before.
+func (m *committed) diskOf(c storage.Claim, origins map[string]layer) (disk storage.Disk, err error) {
+	if c.Driver != Name {
+		return disk, fmt.Errorf("claim of driver %q is not for %s", c.Driver, Name)
+	}
+	r, err := readRecord(m.claimPath(c.ThinID))
 	if err != nil || r.str("key") != c.Key {
-		r, err = readRecord(d.openPath(c.ThinID)) // still being made
+		r, err = readRecord(m.openPath(c.ThinID)) // still being made
 	}
 	if err != nil || r.str("key") != c.Key {
-		return storage.Disk{}, p.fail("snapshot %06x of the container: %w", c.ThinID, fs.ErrNotExist)
+		return disk, m.fail("snapshot %06x of the container: %w", c.ThinID, fs.ErrNotExist)
 	}
-	disk := storage.Disk{Size: r.num("bytes")}
-	origin, err := d.layer(c.Layer)
-	if err != nil && !errors.Is(err, ErrNoLayer) {
-		return disk, err
+	origin, known := origins[c.Layer]
+	if !known {
+		if origin, err = m.layer(c.Layer); err != nil && !errors.Is(err, ErrNoLayer) {
+			return disk, err
+		}
+		origins[c.Layer] = origin
 	}
 	blocks := uint64(0)
-	err = p.consistent(20, func(meta io.ReaderAt, sb *thinmeta.Superblock) error {
+	err = m.read(20, func(meta io.ReaderAt, sb *thinmeta.Superblock) error {
 		thin, ok, err := sb.Thin(meta, c.ThinID)
 		if err == nil && !ok {
 			err = fmt.Errorf("thin device %d is not in it: %w", c.ThinID, fs.ErrNotExist)
@@ -57,8 +77,7 @@ func (d *Driver) DiskOf(c storage.Claim) (storage.Disk, error) {
 		}
 		return err
 	})
-	disk.Used = blocks * p.blockBytes()
-	return disk, err
+	return storage.Disk{Size: r.num("bytes"), Used: blocks * m.blockBytes()}, err
 }
 
 // Exclusive reads all mappings once, for any number of groups.
@@ -111,25 +130,44 @@ func (d *Driver) Exclusive(groups map[string][]string) (map[string]uint64, error
 // Linux 6.1). After a power cut between the two writes a release takes blocks away that
 // the live trees use, and the pool is lost.
 func (p *pool) consistent(times int, read func(io.ReaderAt, *thinmeta.Superblock) error) error {
-	meta, err := p.metadata()
+	last, err := p.committed()
 	if err != nil {
 		return err
 	}
-	defer meta.Close()
-	active := p.look(0) // 0: the pool commits, so that what was written until now is there
-	if active != nil && !errors.Is(active, errInactive) {
-		return active
+	defer last.meta.Close()
+	return last.read(times, read)
+}
+
+// committed is a pool that has written down what was done until now, and its metadata.
+type committed struct {
+	*pool
+	meta     metadata
+	inactive bool // nobody can activate it: that takes the lock that we share
+}
+
+func (p *pool) committed() (*committed, error) {
+	err := p.look(0) // 0: the pool commits
+	m := &committed{pool: p, inactive: errors.Is(err, errInactive)}
+	if err != nil && !m.inactive {
+		return nil, err
 	}
+	m.meta, err = p.metadata()
+	return m, err
+}
+
+// read is consistent, for any number of reads after one commit.
+func (m *committed) read(times int, read func(io.ReaderAt, *thinmeta.Superblock) error) error {
+	p, meta := m.pool, m.meta
 	for range times {
 		before, err := thinmeta.ReadSuperblock(meta, 0)
 		if err != nil {
 			return p.fail("%s: %w", p.meta.path, err)
 		}
-		if active != nil && before.Transaction != p.fingerprint {
+		if m.inactive && before.Transaction != p.fingerprint {
 			return p.foreign(before.Transaction)
 		}
 		failed := read(meta, before)
-		if active != nil { // to activate it takes the lock that we share
+		if m.inactive {
 			return p.inMetadata(failed)
 		}
 		after, err := thinmeta.ReadSuperblock(meta, 0)

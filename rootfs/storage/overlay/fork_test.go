@@ -74,9 +74,9 @@ func TestForkDeep(t *testing.T) {
 	if got := depth(t, int(fork.Root().Fd())); got != 2200 {
 		t.Errorf("the copy is %d levels deep, want 2200", got)
 	}
-	disk, err := d.DiskOf(claim)
+	disks, err := d.DisksOf([]storage.Claim{claim})
 	must(t, err)
-	if disk.Used < 4096 || disk.Size != 0 {
+	if disk := disks[0]; disk == nil || disk.Used < 4096 || disk.Size != 0 {
 		t.Errorf("disk %+v", disk)
 	}
 }
@@ -137,8 +137,8 @@ func TestForkOnlyOurs(t *testing.T) {
 			l.Abort()
 			t.Errorf("fork of %q: no error", dir)
 		}
-		if disk, err := d.DiskOf(claim); err == nil {
-			t.Errorf("disk of %q: %+v, no error", dir, disk)
+		if disks, err := d.DisksOf([]storage.Claim{claim}); err != nil || disks[0] != nil {
+			t.Errorf("disk of %q: %+v, %v; want none", dir, disks, err)
 		}
 	}
 	if left, err := list(d.path("layers")); err != nil || len(left) > 0 {

@@ -11,14 +11,19 @@ import (
 	"thinrun/rootfs/storage"
 )
 
-// DiskOf counts what the container's upper directory holds. Nothing limits it.
-func (d Driver) DiskOf(c storage.Claim) (storage.Disk, error) {
-	name, err := d.container(c)
-	if err != nil {
-		return storage.Disk{}, err
+// DisksOf counts what each container's upper directory holds. Nothing limits it.
+func (d Driver) DisksOf(claims []storage.Claim) ([]*storage.Disk, error) {
+	disks := make([]*storage.Disk, len(claims))
+	for i, c := range claims {
+		name, err := d.container(c)
+		if err != nil {
+			continue
+		}
+		if used, err := blocks(d.path("containers", name, "upper")); err == nil {
+			disks[i] = &storage.Disk{Used: used}
+		}
 	}
-	used, err := blocks(d.path("containers", name, "upper"))
-	return storage.Disk{Used: used}, err
+	return disks, nil
 }
 
 // Exclusive counts the groups' own layers. A layer on which one of outside the group

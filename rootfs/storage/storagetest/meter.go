@@ -16,9 +16,9 @@ const mib = 1 << 20
 // tables, whole blocks of a pool.
 const slack = 3 * mib / 2
 
-// testDiskOf: a container's disk grows by what it writes, once; not by its image, and not
+// testDisksOf: a container's disk grows by what it writes, once; not by its image, and not
 // by what others write.
-func testDiskOf(t *testing.T, f Fixture) {
+func testDisksOf(t *testing.T, f Fixture) {
 	l := f.layer(t, "")
 	data(t, int(l.Root().Fd()), "of-the-image", 4*mib)
 	id := commit(t, l)
@@ -27,11 +27,22 @@ func testDiskOf(t *testing.T, f Fixture) {
 	a, b := f.prepare(t, f.Driver, req), f.prepare(t, f.Driver, req)
 	defer a.remove(t, f.Driver)
 	defer b.remove(t, f.Driver)
+	disks := func(claims ...storage.Claim) []*storage.Disk {
+		t.Helper()
+		disks, err := f.Reopen(t).(storage.Meter).DisksOf(claims)
+		check(t, "disks of containers", err)
+		if len(disks) != len(claims) {
+			t.Fatalf("%d disks of %d claims", len(disks), len(claims))
+		}
+		return disks
+	}
 	used := func(c *container) uint64 {
 		t.Helper()
 		settle(t, c.fd())
-		disk, err := f.Reopen(t).(storage.Meter).DiskOf(c.last())
-		check(t, "disk of a container", err)
+		disk := disks(c.last())[0]
+		if disk == nil {
+			t.Fatal("nobody can tell of a container's disk")
+		}
 		if disk.Size != 0 && disk.Size < disk.Used {
 			t.Errorf("a disk of %d bytes holds %d", disk.Size, disk.Used)
 		}
@@ -55,8 +66,16 @@ func testDiskOf(t *testing.T, f Fixture) {
 	data(t, a.fd(), "mine", 2*mib)
 	grown("2 MiB of its own overwritten", first, used(a), 4*mib)
 	grown("the other", fresh, used(b), 0)
-	if _, err := f.Reopen(t).(storage.Meter).DiskOf(storage.Claim{Driver: "another"}); err == nil {
-		t.Error("the disk of another driver's claim: no error")
+	// Several at once, each in its place; of those that are not ours nothing, and that is
+	// nobody else's loss.
+	strange, gone := storage.Claim{Driver: "another"}, f.prepare(t, f.Driver, req)
+	gone.remove(t, f.Driver)
+	all := disks(a.last(), strange, b.last(), gone.last(), a.last())
+	if all[1] != nil || all[3] != nil {
+		t.Errorf("of another driver's claim: %+v; of a container that is removed: %+v; want nothing", all[1], all[3])
+	}
+	if all[0] == nil || all[2] == nil || all[4] == nil || *all[0] != *all[4] || all[0].Used != used(a) || all[2].Used != used(b) {
+		t.Errorf("of five at once: %+v %+v %+v, want those of one and the other", all[0], all[2], all[4])
 	}
 }
 

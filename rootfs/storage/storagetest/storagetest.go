@@ -49,7 +49,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Fixture) {
 		{"layers", true, testLayers},
 		{"fork", true, testFork},
 		{"fork of nothing", true, testForkMissing},
-		{"disk of", true, testDiskOf},
+		{"disks of", true, testDisksOf},
 		{"exclusive", true, testExclusive},
 	} {
 		t.Run(part.name, func(t *testing.T) {
