@@ -110,12 +110,23 @@ func poolCommand() *cli.Command {
 			{
 				Name:  "check",
 				Usage: "read all of the pool's metadata; exit code 1 if something is wrong",
-				Flags: []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
+				Description: "A pool whose metadata could not be written to takes nothing new until it was checked: when the\n" +
+					"device is well again and its containers have ended, --repair does that.\n\nExample: thinrun pool check --repair",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"},
+					&cli.BoolFlag{Name: "repair", Usage: "bring the pool back first, if its metadata is good; nothing may be in use"},
+				},
 				Action: func(c *cli.Context) error {
 					if err := noArgs(c); err != nil {
 						return err
 					}
-					report, err := runtimeOf(c).CheckPool()
+					rt := runtimeOf(c)
+					if c.Bool("repair") {
+						if err := rt.RepairPool(); err != nil {
+							return err
+						}
+					}
+					report, err := rt.CheckPool()
 					if err != nil {
 						return err
 					}

@@ -78,6 +78,12 @@ func (rt *Runtime) CheckPool() (PoolReport, error) {
 	return withPool(rt, (*devmapper.Driver).Check)
 }
 
+// RepairPool brings a pool back that the kernel has made read-only; nothing may be in use.
+func (rt *Runtime) RepairPool() error {
+	_, err := withPool(rt, func(d *devmapper.Driver) (struct{}, error) { return struct{}{}, d.Repair() })
+	return err
+}
+
 // RenewPool gives the pool's clock its time back; nothing may be in use.
 func (rt *Runtime) RenewPool() error {
 	_, err := withPool(rt, func(d *devmapper.Driver) (struct{}, error) { return struct{}{}, d.Renew() })

@@ -111,7 +111,7 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%v: %s", args, out)
 		}
 	}
-	for _, args := range [][]string{{"--help"}, {"run", "--help"}, {"image", "import", "--help"}, {"pool", "create", "--help"}} {
+	for _, args := range [][]string{{"--help"}, {"run", "--help"}, {"image", "import", "--help"}, {"pool", "create", "--help"}, {"pool", "check", "--help"}} {
 		if out := th.ok(args...); !strings.Contains(out, "Example:") {
 			t.Errorf("%v has no example: %s", args, out)
 		}
