@@ -35,7 +35,8 @@ const (
 	gib = uint64(1) << 30
 	// growStep is how much the data file starts with and grows by: large enough to be
 	// rare, small enough that a host with one container does not miss it.
-	growStep = 2 * gib
+	growStep  = 2 * gib
+	baseBytes = 10 * gib // a container's disk
 )
 
 // check refuses what cannot be.
@@ -67,10 +68,26 @@ func (o PoolOptions) check() error {
 	if o.MaxBytes != 0 && o.MaxBytes < max(o.DataBytes, minData) {
 		return fmt.Errorf("a maximum of %s is below the %s to begin with", size(o.MaxBytes), size(max(o.DataBytes, minData)))
 	}
+	if o.MaxBytes != 0 {
+		return o.holdsOne(o.MaxBytes)
+	}
 	return nil
 }
 
 const minData, minMeta = 64 * mib, 2 * mib
+
+// holdsOne refuses a strict pool that has never more than so many bytes of data, if not even
+// the first disk would fit: each import and each start is promised a whole one, besides what
+// the empty file system takes.
+func (o PoolOptions) holdsOne(most uint64) error {
+	if o.BaseBytes == 0 {
+		o.BaseBytes = baseBytes
+	}
+	if !o.Strict || most >= o.BaseBytes+minData {
+		return nil
+	}
+	return fmt.Errorf("strict admission promises each container its whole disk, here of %s, and the pool cannot have more than %s of data (%s are needed): nothing would ever start; choose a smaller --base-size or more data", size(o.BaseBytes), size(most), size(o.BaseBytes+minData))
+}
 
 // fill decides what was left open, for a file system with free bytes.
 func (o PoolOptions) fill(free uint64) (PoolOptions, error) {
@@ -81,7 +98,7 @@ func (o PoolOptions) fill(free uint64) (PoolOptions, error) {
 		o.BlockSectors = 128 // 4 KiB written to a shared block costs 35 us; with 1 MiB blocks 322
 	}
 	if o.BaseBytes == 0 {
-		o.BaseBytes = 10 * gib
+		o.BaseBytes = baseBytes
 	}
 	if o.DataDevice != "" {
 		return o, nil
@@ -177,7 +194,8 @@ func (d *Driver) plan(o PoolOptions) (made, error) {
 		if need := o.DataBytes + o.MetaBytes; need > free {
 			return m, fmt.Errorf("%s needed, %s free: %w", size(need), size(free), unix.ENOSPC)
 		}
-		return m, nil
+		spare := free - o.DataBytes - o.MetaBytes
+		return m, o.holdsOne(o.DataBytes + spare - min(spare, st.Blocks*uint64(st.Bsize)/5)) // see room
 	}
 	for _, b := range []struct {
 		to   *backing
@@ -198,6 +216,9 @@ func (d *Driver) plan(o PoolOptions) (made, error) {
 	}
 	if m.meta.bytes < minMeta || m.data.bytes < minData {
 		return m, fmt.Errorf("%s has %s and %s has %s: at least 64 MiB of data and 2 MiB of metadata are needed", m.data.path, size(m.data.bytes), m.meta.path, size(m.meta.bytes))
+	}
+	if err := o.holdsOne(m.data.bytes); err != nil {
+		return m, err
 	}
 	o, err = o.low(m.data.bytes)
 	m.lowBytes = o.LowWater

@@ -31,6 +31,8 @@ func TestPoolSizes(t *testing.T) {
 		{"device and size", 0, PoolOptions{DataDevice: "/dev/sdb", MetadataDevice: "/dev/sdc", DataBytes: gib}, 0, 0, 0, "sizes are for pools on files"},
 		{"device and maximum", 0, PoolOptions{DataDevice: "/dev/sdb", MetadataDevice: "/dev/sdc", MaxBytes: gib}, 0, 0, 0, "sizes are for pools on files"},
 		{"strict and sparse", 0, PoolOptions{Strict: true, ReturnSpace: true}, 0, 0, 0, "choose one"},
+		{"strict and too small", 0, PoolOptions{Strict: true, DataBytes: 2 * gib, MaxBytes: 10 * gib}, 0, 0, 0, "disk, here of 10.0 GiB"},
+		{"strict and just large enough", 0, PoolOptions{Strict: true, DataBytes: gib, BaseBytes: gib, MaxBytes: gib + 64*mib, LowWater: 100 * mib}, gib, 64 * mib, 100 * mib, ""},
 		{"too much metadata", 0, PoolOptions{MetaBytes: 20 * gib}, 0, 0, 0, "at most 15.9 GiB"},
 		{"maximum below the start", 0, PoolOptions{DataBytes: gib, MaxBytes: 512 * mib}, 0, 0, 0, "below the 1.0 GiB to begin with"},
 		{"low water", 0, PoolOptions{DataBytes: gib, LowWater: 600 * mib}, 0, 0, 0, "hardly anything would ever start"},
