@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -175,7 +174,7 @@ func read(dir int, name, p string, x *unix.Statx_t) (*entry, error) {
 		e.target = string(buf[:n])
 	}
 	var err error
-	e.xattrs, err = xattrs("/proc/self/fd/" + strconv.Itoa(dir) + "/" + name)
+	e.xattrs, err = xattrs(procFile(dir, name))
 	return e, err
 }
 

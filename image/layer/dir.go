@@ -18,6 +18,7 @@ type dir struct {
 	// inherits: what is made in it does not get just our ids and the mode asked for,
 	// because of its setgid bit, a default ACL, or a mount option that passes the group on.
 	inherits bool
+	acl      bool // it has a default ACL, acl(5)
 }
 
 func (d *dir) close() {
@@ -28,6 +29,10 @@ func (d *dir) close() {
 }
 
 func (d *dir) proc() string { return "/proc/self/fd/" + strconv.Itoa(d.fd) }
+
+// procFile is a path of the file name in the open directory, for calls that take no
+// descriptor (setxattrat(2) is of Linux 6.13).
+func procFile(dir int, name string) string { return "/proc/self/fd/" + strconv.Itoa(dir) + "/" + name }
 
 // dirTimes are a directory's times. They are set when no more files are made in it.
 type dirTimes struct {
@@ -75,11 +80,9 @@ func (t *tree) look(fd int, p string) (dir, error) {
 	}
 	t.touch(p, &st)
 	d := dir{fd: fd, path: p, ino: st.Ino}
-	d.inherits = st.Mode&unix.S_ISGID != 0 || int64(st.Gid) != t.us.gid
-	if !d.inherits {
-		_, err := unix.Getxattr(d.proc(), "system.posix_acl_default", nil)
-		d.inherits = err == nil
-	}
+	_, err := unix.Getxattr(d.proc(), aclDefault, nil)
+	d.acl = err == nil
+	d.inherits = d.acl || st.Mode&unix.S_ISGID != 0 || int64(st.Gid) != t.us.gid
 	return d, nil
 }
 
@@ -97,6 +100,9 @@ func (t *tree) mkdirs(p string) (int, error) {
 			if err = unix.Fstat(at, &st); err == nil {
 				t.touch(path.Dir(done), &st)
 				err = unix.Mkdirat(at, part, 0o755)
+			}
+			if err == nil {
+				err = dropACLs(func(name string) error { return unix.Lremovexattr(procFile(at, part), name) })
 			}
 			if err == nil {
 				if err = unix.Fchmodat(at, part, 0o755, 0); err == nil { // whatever the umask

@@ -46,14 +46,18 @@ func (t *tree) meta(name string, e *entry) error {
 			return fmt.Errorf("owner %d:%d: %w", e.uid, e.gid, err)
 		}
 	}
-	// setxattrat(2) is of Linux 6.13; the link in /proc is as good as the descriptor.
-	err := setXattrs(e.xattrs, func(name2, value string) error {
-		return unix.Lsetxattr(t.at.proc()+"/"+name, name2, []byte(value), 0)
+	kind := e.kind()
+	if t.at.acl && kind != unix.S_IFLNK {
+		if err := dropACLs(func(acl string) error { return unix.Lremovexattr(procFile(t.at.fd, name), acl) }); err != nil {
+			return err
+		}
+	}
+	err := t.setXattrs(e, func(name2, value string) error {
+		return unix.Lsetxattr(procFile(t.at.fd, name), name2, []byte(value), 0)
 	})
 	if err != nil {
 		return err
 	}
-	kind := e.kind()
 	if kind != unix.S_IFLNK && !have.mode {
 		if err := unix.Fchmodat(t.at.fd, name, e.mode&0o7777, 0); err != nil {
 			return fmt.Errorf("mode %o: %w", e.mode&0o7777, err)
@@ -75,7 +79,12 @@ func (t *tree) fmeta(fd int, e *entry, have made) error {
 			return fmt.Errorf("owner %d:%d: %w", e.uid, e.gid, err)
 		}
 	}
-	err := setXattrs(e.xattrs, func(name, value string) error { return unix.Fsetxattr(fd, name, []byte(value), 0) })
+	if t.at.acl {
+		if err := dropACLs(func(name string) error { return unix.Fremovexattr(fd, name) }); err != nil {
+			return err
+		}
+	}
+	err := t.setXattrs(e, func(name, value string) error { return unix.Fsetxattr(fd, name, []byte(value), 0) })
 	if err != nil {
 		return err
 	}
@@ -121,8 +130,26 @@ func (t *tree) adopt(fd int, e *entry) error {
 	return t.fmeta(fd, e, made{})
 }
 
-func setXattrs(list []xattr, set func(name, value string) error) error {
-	for _, x := range list {
+// The extended attributes that hold an ACL, as acl(5) has them.
+const (
+	aclAccess  = "system.posix_acl_access"
+	aclDefault = "system.posix_acl_default"
+)
+
+// dropACLs takes away what a new file has from its directory's default ACL: an archive
+// says all that a file has, and chmod alone would only change the ACL's mask. umoci does so
+// too; containerd leaves it.
+func dropACLs(remove func(name string) error) error {
+	for _, name := range []string{aclAccess, aclDefault} {
+		if err := remove(name); err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.ENOTSUP) {
+			return fmt.Errorf("access control list of its directory: %w", err)
+		}
+	}
+	return nil
+}
+
+func (t *tree) setXattrs(e *entry, set func(name, value string) error) error {
+	for _, x := range e.xattrs {
 		take, err := foreign(x.name)
 		if err != nil {
 			return err

@@ -170,6 +170,7 @@ func oddities(t *testing.T, u umoci) {
 		attr(file("f"), "user.x", "1"), attr(dirM("d/e"), "trusted.x", "2"), attr(file("cap"), "security.capability", "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"),
 		dirM("usr"), with(file("tty"), func(h *tar.Header) { h.Typeflag, h.Devmajor, h.Mode = tar.TypeChar, 5, 0o620 }),
 		with(file("pipe"), func(h *tar.Header) { h.Typeflag, h.Mode = tar.TypeFifo, 0o600 }),
+		attr(dirM("acl"), aclDefault, acl), file("acl/f"), dirM("acl/sub"), file("acl/sub/f"),
 	}))
 	u.add(archive(t, []tar.Header{
 		dirM("d"), file("d/e"), dirM("f"), file("f/below"), file(".wh.usr"), link("l", "nowhere"), file("fifo"), dirM("null"), with(file("su"), func(h *tar.Header) { h.Mode, h.Uid, h.Gid = 0o6711, 12, 34 }), dirM("./"),

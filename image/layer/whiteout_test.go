@@ -150,6 +150,38 @@ func TestMetadataOverLower(t *testing.T) {
 	}
 }
 
+// What is made in a directory with a default ACL has the layer's mode and no ACL: neither a
+// file, nor a directory, nor one that is only on the way.
+func TestDefaultACLIsNotInherited(t *testing.T) {
+	box.Require(t)
+	dir := t.TempDir()
+	plant(t, dir, "d/")
+	if err := unix.Setxattr(filepath.Join(dir, "d"), aclDefault, []byte(acl), 0); err != nil {
+		box.Lacks(t, "a file system with ACLs at %s: %v", dir, err)
+	}
+	apply(t, dir, archive(t, []tar.Header{
+		file("d/f"), dirM("d/sub"), file("d/sub/f"), with(file("d/pipe"), func(h *tar.Header) { h.Typeflag = tar.TypeFifo }), link("d/l", "f"),
+		file("d/way/f"), attr(with(file("d/own"), func(h *tar.Header) { h.Mode = 0o670 }), aclAccess, acl),
+	}))
+	for name, mode := range map[string]uint32{
+		"d/f": 0o100644, "d/sub": 0o40755, "d/sub/f": 0o100644, "d/pipe": 0o10644, "d/way": 0o40755, "d/way/f": 0o100644, "d/own": 0o100670,
+	} {
+		p := filepath.Join(dir, name)
+		var st unix.Stat_t
+		must(t, unix.Lstat(p, &st))
+		list, err := xattrs(p)
+		must(t, err)
+		if want := map[bool]int{true: 1}[name == "d/own"]; st.Mode != mode || len(list) != want {
+			t.Errorf("%s: mode %o, attributes %q; want %o, %d", name, st.Mode, list, mode, want)
+		}
+	}
+}
+
+// acl is one for user 33, as the kernel has it: version 2; then tag, permissions, id. The
+// owner rwx, the user rwx, the group r-x, the mask rwx, others nothing.
+const acl = "\x02\x00\x00\x00" + "\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x07\x00\x21\x00\x00\x00" +
+	"\x04\x00\x05\x00\xff\xff\xff\xff" + "\x10\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff"
+
 // Layers against the host, and against their own lower layers.
 func TestHostileLayers(t *testing.T) {
 	box.Root(t)
