@@ -157,7 +157,12 @@ func (t *tree) setXattrs(e *entry, set func(name, value string) error) error {
 		if !take {
 			continue
 		}
-		if err := set(x.name, x.value); err != nil {
+		err = set(x.name, x.value)
+		if errors.Is(err, unix.ENOTSUP) { // a Mac's com.apple.*, an NFS ACL
+			t.say("xattr", fmt.Sprintf("left out: extended attributes that this file system does not have, the first %q of %q", x.name, e.path))
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("extended attribute %q: %w", x.name, err)
 		}
 	}

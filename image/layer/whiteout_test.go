@@ -177,10 +177,29 @@ func TestDefaultACLIsNotInherited(t *testing.T) {
 	}
 }
 
+// An attribute that no Linux file system has, as tar has them on a Mac, is left out.
+func TestAttributeOfAMac(t *testing.T) {
+	dir := t.TempDir()
+	var notes []string
+	_, err := Apply(t.Context(), openDir(t, dir), bytes.NewReader(archive(t, []tar.Header{
+		us(attr(file("a"), "com.apple.provenance", "x")), us(attr(file("b"), "com.apple.provenance", "x")),
+	})), Options{Note: func(s string) { notes = append(notes, s) }})
+	if err != nil || len(notes) != 1 || !strings.Contains(notes[0], `"com.apple.provenance" of "a"`) {
+		t.Errorf("%v, notes %q", err, notes)
+	}
+	equal(t, "files", harvest(t, dir), []string{"a=upper", "b=upper"})
+}
+
 // acl is one for user 33, as the kernel has it: version 2; then tag, permissions, id. The
 // owner rwx, the user rwx, the group r-x, the mask rwx, others nothing.
 const acl = "\x02\x00\x00\x00" + "\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x07\x00\x21\x00\x00\x00" +
 	"\x04\x00\x05\x00\xff\xff\xff\xff" + "\x10\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff"
+
+// us makes a member ours, so that nobody needs to be root for it.
+func us(h tar.Header) tar.Header {
+	h.Uid, h.Gid = os.Getuid(), os.Getgid()
+	return h
+}
 
 // Layers against the host, and against their own lower layers.
 func TestHostileLayers(t *testing.T) {
