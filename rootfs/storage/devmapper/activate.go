@@ -55,6 +55,16 @@ func (p *pool) activate() error {
 	if sb.NeedsCheck {
 		return p.needsCheck()
 	}
+	// A metadata snapshot, of an earlier thinrun or another tool, keeps what it has from being
+	// free, for ever, and to have the kernel release it is not safe (thinmeta.Recount).
+	if sb.HeldRoot != 0 {
+		if err := p.recount(); err != nil {
+			return err
+		}
+		if sb, err = p.superblock(); err != nil {
+			return err
+		}
+	}
 	thins, err := p.offlineThins(sb)
 	if err != nil {
 		return err

@@ -45,21 +45,16 @@ func (d *Driver) Renew() error {
 	if err := p.usable(); err != nil {
 		return err
 	}
-	if p.kernel.held != "-" { // it has times of its own; only a dead reader's is left now
-		if err := p.message("release_metadata_snap"); err != nil {
-			return err
-		}
-	}
 	if err := p.look(0); err != nil { // 0: commit
 		return err
 	}
 	if err := p.takeDown(); err != nil {
 		return err
 	}
-	if err := p.planRenewal(); err != nil {
+	if err := p.recount(); err != nil { // a metadata snapshot has times of its own
 		return err
 	}
-	if err := p.finishRenewal(); err != nil {
+	if err := p.rewrite((*thinmeta.Superblock).Renewal); err != nil {
 		return err
 	}
 	// The kernel's opinion of it, and ready for the next.
@@ -115,8 +110,27 @@ func (p *pool) renewalPath() string { return filepath.Join(p.dir, "renew") }
 // and content, in the order of Renewal, then the SHA-256 of all before.
 const renewalMagic = "thinrun renew 1\n"
 
-// planRenewal writes the log.
-func (p *pool) planRenewal() (err error) {
+// recount drops a metadata snapshot that somebody has left, an earlier thinrun or another
+// tool, and gives back what no tree owns. No pool is on the metadata.
+func (p *pool) recount() error {
+	return p.rewrite(func(_ *thinmeta.Superblock, meta io.ReaderAt, block func(uint64, []byte) error) error {
+		return thinmeta.Recount(meta, p.data.bytes/p.blockBytes(), block)
+	})
+}
+
+// change says which blocks of the metadata are to be others.
+type change func(sb *thinmeta.Superblock, meta io.ReaderAt, block func(number uint64, content []byte) error) error
+
+// rewrite changes blocks of an inactive pool's metadata, all or none.
+func (p *pool) rewrite(what change) error {
+	if err := p.logRewrite(what); err != nil {
+		return err
+	}
+	return p.finishRenewal()
+}
+
+// logRewrite writes the log, if there is anything to change.
+func (p *pool) logRewrite(what change) error {
 	p.step("plan renewal")
 	meta, err := p.metadata()
 	if err != nil {
@@ -129,7 +143,7 @@ func (p *pool) planRenewal() (err error) {
 	}
 	log := binary.BigEndian.AppendUint64([]byte(renewalMagic), p.fingerprint)
 	next := patched{r: meta, blocks: map[uint64][]byte{}}
-	err = sb.Renewal(meta, func(block uint64, content []byte) error {
+	err = what(sb, meta, func(block uint64, content []byte) error {
 		next.blocks[block] = bytes.Clone(content)
 		log = append(binary.BigEndian.AppendUint64(log, block), content...)
 		return nil
@@ -137,13 +151,16 @@ func (p *pool) planRenewal() (err error) {
 	if err != nil {
 		return p.inMetadata(err)
 	}
+	if len(next.blocks) == 0 {
+		return nil
+	}
 	// If anything is wrong, it was so before: it stays as it is, for thin_repair.
 	checked, err := thinmeta.Check(next, p.data.bytes/p.blockBytes())
 	if err != nil {
 		return p.inMetadata(err)
 	}
 	if !checked.OK() {
-		return p.fail("%s: %s, and more if there is more: %w; not renewed", p.meta.path, checked.Problems[0], ErrNeedsCheck)
+		return p.fail("%s: %s, and more if there is more: %w; it stays as it is", p.meta.path, checked.Problems[0], ErrNeedsCheck)
 	}
 	sum := sha256.Sum256(log)
 	p.step("log renewal")

@@ -2,8 +2,10 @@ package devmapper
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand"
 	"os"
 	"os/exec"
@@ -15,6 +17,7 @@ import (
 
 	"thinrun/rootfs/storage"
 	"thinrun/rootfs/storage/devmapper/loop"
+	"thinrun/rootfs/storage/devmapper/thinmeta"
 )
 
 // setClock rewrites an inactive pool's metadata with another time.
@@ -220,6 +223,7 @@ func TestRenewKilledAnywhere(t *testing.T) {
 		r := root(t, d, images[n%2]) // so that there is something to set back
 		r.write(t, "f", int64(n), 1<<20)
 		r.remove(t, d)
+		reserve(t, d)
 		before := clock(t, d)
 		died := act{Do: "renew", Storage: d.storage, KillAt: n}.start(t)
 		steps[died]++
@@ -254,6 +258,101 @@ func TestRenewKilledAnywhere(t *testing.T) {
 	t.Log(steps)
 }
 
+// reserve has the kernel make a metadata snapshot, as thinrun once did and as others do.
+func reserve(t *testing.T, d *Driver) {
+	t.Helper()
+	p, err := d.enter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.leave()
+	if err := p.message("reserve_metadata_snap"); err != nil && !errors.Is(err, unix.EBUSY) { // EBUSY: there is one
+		t.Fatal(err)
+	}
+}
+
+// TestMetadataSnapshotGoes: one that somebody has left goes when the pool is next
+// activated, and gives back what only it had: whether it is whole, or the power went while
+// it was made, or while it was released.
+func TestMetadataSnapshotGoes(t *testing.T) {
+	for _, torn := range []string{"whole", "half made", "half released"} {
+		t.Run(torn, func(t *testing.T) {
+			d := fresh(t, Options{})
+			images := aPool(t, d)
+			sum := layerSum(t, d, images[0])
+			used := func() uint64 {
+				p, err := d.enter()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer p.leave()
+				if err := p.look(0); err != nil || p.kernel.held != "-" && torn == "whole" {
+					t.Fatalf("metadata snapshot at %s, %v", p.kernel.held, err)
+				}
+				return p.kernel.dataUsed
+			}
+			before := used()
+			r := root(t, d, images[0])
+			r.write(t, "f", 1, 8<<20)
+			if torn != "half made" {
+				reserve(t, d)
+			}
+			r.remove(t, d)
+			deactivate(t, d)
+			if torn != "whole" {
+				b := make([]byte, thinmeta.BlockSize)
+				f, err := os.OpenFile(d.dir+"/meta", os.O_RDWR, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				if _, err := f.ReadAt(b, 0); err != nil {
+					t.Fatal(err)
+				}
+				held := uint64(0)
+				if torn == "half made" { // block 1 stands for any
+					held = 1
+				}
+				binary.LittleEndian.PutUint64(b[56:], held)
+				binary.LittleEndian.PutUint32(b, ^crc32.Checksum(b[4:], crc32.MakeTable(crc32.Castagnoli))^160774)
+				if _, err := f.WriteAt(b, 0); err != nil {
+					t.Fatal(err)
+				}
+				if torn == "half released" { // nothing tells of it but a check: to renew it is the cure
+					if c, err := d.Check(); err != nil || c.OK {
+						t.Errorf("check before: %+v, %v", c, err)
+					}
+					if err := d.Renew(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if after := used(); after != before {
+				t.Errorf("%d blocks in use, %d before", after, before)
+			}
+			if out, err := thinTool(t, d, "thin_check"); err != nil {
+				t.Errorf("thin_check: %v\n%s", err, out)
+			}
+			if c, err := d.Check(); err != nil || !c.OK || c.Leaked != 0 {
+				t.Errorf("check: %+v, %v", c, err)
+			}
+			// The kernel goes on with the new counts.
+			for i := range 3 {
+				r := root(t, d, images[i%2])
+				r.write(t, "shared", int64(i), 300*4096)
+				r.write(t, "f", int64(i), 8<<20)
+				r.remove(t, d)
+			}
+			if got := layerSum(t, d, images[0]); got != sum {
+				t.Error("layer is not what it was")
+			}
+			if out, err := thinTool(t, d, "thin_check"); err != nil {
+				t.Errorf("thin_check in the end: %v\n%s", err, out)
+			}
+		})
+	}
+}
+
 // TestTornRenewal: the power goes while a block is written, and half of it is there.
 func TestTornRenewal(t *testing.T) {
 	d := fresh(t, Options{})
@@ -263,7 +362,7 @@ func TestTornRenewal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(p.look(0), p.takeDown(), p.planRenewal()); err != nil {
+	if err := errors.Join(p.look(0), p.takeDown(), p.logRewrite((*thinmeta.Superblock).Renewal)); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.ReadFile(p.renewalPath())

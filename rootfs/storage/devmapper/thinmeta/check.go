@@ -45,17 +45,14 @@ func Check(r io.ReaderAt, limit uint64) (*Checked, error) {
 		}
 		return nil, err
 	}
-	k := &checker{r: r, s: s, c: &Checked{}, meta: pages[uint32]{}, data: pages[uint32]{}, leaves: map[uint64]uint64{}}
-	switch {
-	case s.Data.Total > limit:
-		k.c.problem(fmt.Errorf("superblock: %d data blocks, there are %d", s.Data.Total, limit))
-		return k.c, nil
-	case s.NeedsCheck:
+	k, err := newChecker(r, s, limit)
+	if err != nil {
+		return &Checked{Problems: []string{err.Error()}}, nil
+	}
+	if s.NeedsCheck {
 		k.c.problem(errors.New("superblock: the kernel has marked it as in need of a check"))
 	}
-	k.owned(0)
-	mapped := k.trees(s)
-	k.details(s, mapped)
+	k.present()
 	if s.HeldRoot != 0 {
 		k.owned(s.HeldRoot)
 		held, err := ReadSuperblock(r, s.HeldRoot)
@@ -82,6 +79,19 @@ type checker struct {
 	held       bool  // at the metadata snapshot
 	meta, data pages[uint32]
 	leaves     map[uint64]uint64 // mapped blocks below each node of a mapping tree
+}
+
+func newChecker(r io.ReaderAt, s *Superblock, limit uint64) (*checker, error) {
+	if s.Data.Total > limit {
+		return nil, fmt.Errorf("superblock: %d data blocks, there are %d: %w", s.Data.Total, limit, ErrDamaged)
+	}
+	return &checker{r: r, s: s, c: &Checked{}, meta: pages[uint32]{}, data: pages[uint32]{}, leaves: map[uint64]uint64{}}, nil
+}
+
+// present counts what the present trees own.
+func (k *checker) present() {
+	k.owned(0)
+	k.details(k.s, k.trees(k.s))
 }
 
 func (k *checker) found(err error) {
@@ -231,14 +241,14 @@ func (k *checker) detailNodes(s *Superblock) {
 	visit(s.details, maxDepth)
 }
 
-// maps compares what was counted with the space maps, whose own blocks count too.
-func (k *checker) maps() {
+// readMaps reads the space maps, whose own blocks count too; nil when it found damage.
+func (k *checker) readMaps() (data, meta *SpaceMap) {
 	data, err := k.s.DataMap(k.r, func(block uint64) { k.owned(block) })
 	k.found(err)
 	meta, metaErr := k.s.MetadataMap(k.r, func(block uint64) { k.owned(block) })
 	k.found(metaErr)
 	if err != nil || metaErr != nil || k.err != nil {
-		return
+		return nil, nil
 	}
 	for _, m := range []*SpaceMap{data, meta} {
 		for _, block := range m.bitmaps {
@@ -246,6 +256,15 @@ func (k *checker) maps() {
 				k.found(fmt.Errorf("%s: bitmap at block %d is something else, too: %w", m.what, block, ErrDamaged))
 			}
 		}
+	}
+	return data, meta
+}
+
+// maps compares what was counted with the space maps.
+func (k *checker) maps() {
+	data, meta := k.readMaps()
+	if data == nil {
+		return
 	}
 	// If something was not to be read, all below it was not counted.
 	whole := k.c.OK() || k.s.NeedsCheck && len(k.c.Problems) == 1

@@ -3,7 +3,7 @@
 // mappings of each, and the space maps. Every block is checked against its checksum and
 // its own address, every count against its bounds, and no tree is followed in a circle, so
 // that any content at all ends in an answer or an error. It writes nothing: what Renewal
-// makes of the metadata is the caller's to store.
+// and Recount make of the metadata is the caller's to store.
 package thinmeta
 
 import (
