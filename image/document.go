@@ -76,6 +76,11 @@ func (img *Image) describe(c Commit) error {
 	if img.OCI, err = json.Marshal(fields); err != nil {
 		return err
 	}
+	of, err := img.For()
+	if err != nil {
+		return err
+	}
+	img.Platform = &of
 	if !slices.Contains(img.DiffIDs, "") { // else it is nobody's config yet: export completes it
 		img.ID = digest(img.OCI)
 	}

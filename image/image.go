@@ -47,6 +47,9 @@ type Image struct {
 	DiffIDs []string  `json:"diffIds,omitempty"` // of each layer's tar; "": it never was one
 	Chains  []string  `json:"chains,omitempty"`  // the OCI's chain id of each layer, or ""
 	Config  Config    `json:"config"`
+	// Platform is what the OCI config says of it; nil for a plain tree, and in the records of
+	// older thinruns. See Image.For.
+	Platform *Platform `json:"platform,omitempty"`
 
 	// OCI is the image config as its bytes, whose digest is ID; nil for a plain tree. In the
 	// file it follows the record, so that a container's start does not parse it.
@@ -62,6 +65,34 @@ type Config struct {
 	User       string   `json:"User,omitempty"`
 	StopSignal string   `json:"StopSignal,omitempty"`
 	Volumes    []string `json:"Volumes,omitempty"` // sorted
+}
+
+// Platform is what an image's programs were built for, in the OCI's words.
+type Platform struct {
+	OS           string `json:"os,omitempty"`
+	Architecture string `json:"architecture,omitempty"`
+	Variant      string `json:"variant,omitempty"`
+}
+
+func (p Platform) String() string {
+	if p.Variant != "" {
+		return p.OS + "/" + p.Architecture + "/" + p.Variant
+	}
+	return p.OS + "/" + p.Architecture
+}
+
+// For is the image's platform; of a plain tree nobody has said any. The whole config, which
+// may be long, is only read where the record does not tell.
+func (i *Image) For() (p Platform, err error) {
+	if i.Platform != nil {
+		return *i.Platform, nil
+	}
+	if len(i.OCI) > 0 {
+		if err = json.Unmarshal(i.OCI, &p); err != nil {
+			err = fmt.Errorf("image %s: its config: %w", i.Name, err)
+		}
+	}
+	return p, err
 }
 
 // Layer is the top layer, what storage.Request takes.

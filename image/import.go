@@ -89,14 +89,16 @@ func (im *Import) plan() (*Image, error) {
 		img.DiffIDs = append(img.DiffIDs, l.DiffID)
 	}
 	if src.Config != nil {
-		var diffIDs []string
-		if img.Config, diffIDs, err = parseOCI(src.Config); err != nil {
+		doc, err := parseOCI(src.Config)
+		if err != nil {
 			return nil, fmt.Errorf("import %s: %w", src.From, err)
 		}
+		diffIDs := doc.RootFS.DiffIDs
 		if len(diffIDs) != len(src.Layers) {
 			return nil, fmt.Errorf("import %s: the image has %d layers and its config names %d", src.From, len(src.Layers), len(diffIDs))
 		}
 		img.ID, img.OCI, img.DiffIDs = digest(src.Config), src.Config, diffIDs
+		img.Config, img.Platform = doc.config(), &doc.Platform
 	}
 	img.Chains = chainIDs(img.DiffIDs)
 	return img, nil

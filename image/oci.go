@@ -17,6 +17,7 @@ const maxOCI = 4 << 20
 // document is what of an OCI image config we understand. The document itself is kept as
 // its bytes, with all that we do not.
 type document struct {
+	Platform
 	Config struct {
 		Config
 		Volumes map[string]struct{} // a set there, a list in our record
@@ -27,30 +28,35 @@ type document struct {
 	} `json:"rootfs"`
 }
 
-// parseOCI reads an OCI image config. Which architecture it is for is the source's
-// business: only there is something to choose from.
-func parseOCI(data []byte) (Config, []string, error) {
+// parseOCI reads an OCI image config. Any platform is good here: the source has chosen, and
+// run looks again.
+func parseOCI(data []byte) (*document, error) {
 	if len(data) > maxOCI {
-		return Config{}, nil, fmt.Errorf("image config of %d bytes; at most %d MiB", len(data), maxOCI>>20)
+		return nil, fmt.Errorf("image config of %d bytes; at most %d MiB", len(data), maxOCI>>20)
 	}
 	var doc document
 	if err := json.Unmarshal(data, &doc); err != nil {
-		return Config{}, nil, fmt.Errorf("image config: %w", err)
+		return nil, fmt.Errorf("image config: %w", err)
 	}
 	if doc.RootFS.Type != "layers" && doc.RootFS.Type != "" {
-		return Config{}, nil, fmt.Errorf("image config: rootfs.type is %q, not layers", doc.RootFS.Type)
+		return nil, fmt.Errorf("image config: rootfs.type is %q, not layers", doc.RootFS.Type)
 	}
 	if len(doc.RootFS.DiffIDs) == 0 {
-		return Config{}, nil, errors.New("image config: no layers in rootfs.diff_ids")
+		return nil, errors.New("image config: no layers in rootfs.diff_ids")
 	}
 	for _, d := range doc.RootFS.DiffIDs {
 		if !isDigest(d) {
-			return Config{}, nil, fmt.Errorf("image config: rootfs.diff_ids: %q is not a sha256 digest", shorten(d))
+			return nil, fmt.Errorf("image config: rootfs.diff_ids: %q is not a sha256 digest", shorten(d))
 		}
 	}
-	c := doc.Config.Config
-	c.Volumes = slices.Sorted(maps.Keys(doc.Config.Volumes))
-	return c, doc.RootFS.DiffIDs, nil
+	return &doc, nil
+}
+
+// config is what the record keeps of it.
+func (d *document) config() Config {
+	c := d.Config.Config
+	c.Volumes = slices.Sorted(maps.Keys(d.Config.Volumes))
+	return c
 }
 
 func isDigest(s string) bool {

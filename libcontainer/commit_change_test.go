@@ -72,9 +72,16 @@ func TestArchitectureIsSaid(t *testing.T) {
 		{`{"os":"linux","architecture":"amd64"}`, "arm64", "image x:latest is for linux/amd64 and this machine is linux/arm64"},
 		{`{"os":"windows","architecture":"amd64"}`, "amd64", "image x:latest is for windows/amd64"},
 	} {
-		err := runsHere(&image.Image{Name: "x:latest", OCI: []byte(x.oci)}, x.arch)
-		if x.want == "" && err != nil || x.want != "" && (err == nil || !strings.Contains(err.Error(), x.want)) {
-			t.Errorf("%s on %s: %v", x.oci, x.arch, err)
+		older := &image.Image{Name: "x:latest", OCI: []byte(x.oci)} // without a platform of its own
+		of, err := older.For()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, img := range []*image.Image{older, {Name: "x:latest", Platform: &of, OCI: []byte("not looked at")}} {
+			err := runsHere(img, x.arch)
+			if x.want == "" && err != nil || x.want != "" && (err == nil || !strings.Contains(err.Error(), x.want)) {
+				t.Errorf("%s on %s, %v: %v", x.oci, x.arch, img.Platform, err)
+			}
 		}
 	}
 }

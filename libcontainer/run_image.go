@@ -1,7 +1,6 @@
 package libcontainer
 
 import (
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"runtime"
@@ -67,16 +66,13 @@ func (rt *Runtime) imageBundle(id string, opt *RunOptions) (_ func(), err error)
 // runsHere refuses an image of another architecture by name: its programs would only say
 // "exec format error". The kernel runs the 32-bit programs of its own family.
 func runsHere(img *image.Image, arch string) error {
-	if len(img.OCI) == 0 {
-		return nil
-	}
-	var of struct{ OS, Architecture string }
-	if err := json.Unmarshal(img.OCI, &of); err != nil {
-		return fmt.Errorf("image %s: its config: %w", img.Name, err)
+	of, err := img.For()
+	if err != nil {
+		return err
 	}
 	smaller := map[string]string{"amd64": "386", "arm64": "arm"}[arch]
 	if of.OS != "" && of.OS != "linux" || of.Architecture != "" && of.Architecture != arch && of.Architecture != smaller {
-		return fmt.Errorf("image %s is for %s/%s and this machine is linux/%s: pull or import it for that platform", img.Name, of.OS, of.Architecture, arch)
+		return fmt.Errorf("image %s is for %s and this machine is linux/%s: pull or import it for that platform", img.Name, of, arch)
 	}
 	return nil
 }
