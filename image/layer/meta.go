@@ -130,6 +130,17 @@ func (t *tree) adopt(fd int, e *entry) error {
 	return t.fmeta(fd, e, made{})
 }
 
+// adoptRoot: the root's own descriptor may be a mount's (fsmount(2)), which is O_PATH, and
+// good for nothing but to start from.
+func (t *tree) adoptRoot(e *entry) error {
+	fd, err := unix.Openat(t.root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return t.adopt(fd, e)
+}
+
 // The extended attributes that hold an ACL, as acl(5) has them.
 const (
 	aclAccess  = "system.posix_acl_access"

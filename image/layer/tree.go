@@ -139,7 +139,7 @@ func (t *tree) add(e *entry) error {
 		if !e.isDir() {
 			return errors.New("takes the place of the root directory")
 		}
-		return t.adopt(t.root, e)
+		return t.adoptRoot(e)
 	}
 	if t.o.Whiteouts {
 		if done, err := t.whiteout(e.path); done || err != nil {

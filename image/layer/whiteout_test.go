@@ -150,6 +150,26 @@ func TestMetadataOverLower(t *testing.T) {
 	}
 }
 
+// A layer may say something about the root (buildah's do), which may be known by a
+// mount's descriptor.
+func TestRootOfAMount(t *testing.T) {
+	dir := t.TempDir()
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	must(t, err)
+	root := os.NewFile(uintptr(fd), dir)
+	defer root.Close()
+	for _, whiteouts := range []bool{false, true} {
+		layer := archive(t, []tar.Header{us(with(dirM("./"), func(h *tar.Header) { h.Mode = 0o711 })), us(file("f"))})
+		_, err = Apply(t.Context(), root, bytes.NewReader(layer), Options{Whiteouts: whiteouts})
+		must(t, err)
+	}
+	var st unix.Stat_t
+	must(t, unix.Stat(dir, &st))
+	if st.Mode != 0o40711 || st.Mtim.Sec != 1 {
+		t.Errorf("mode %o, time %d", st.Mode, st.Mtim.Sec)
+	}
+}
+
 // What is made in a directory with a default ACL has the layer's mode and no ACL: neither a
 // file, nor a directory, nor one that is only on the way.
 func TestDefaultACLIsNotInherited(t *testing.T) {
