@@ -36,7 +36,7 @@ func (img *Image) describe(c Commit) error {
 	if err := unmarshal(fields["history"], &past); err != nil {
 		return fmt.Errorf("config of image %s: history: %w", c.Base.Name, err)
 	}
-	changes["history"] = append(toAny(past), history)
+	changes["history"] = append(complete(past, len(c.Base.Layers), "unknown"), history)
 	if err := unmarshal(fields["config"], &config); err != nil {
 		return fmt.Errorf("config of image %s: config: %w", c.Base.Name, err)
 	}
@@ -109,10 +109,21 @@ func unmarshal(data json.RawMessage, v any) error {
 	return json.Unmarshal(data, v)
 }
 
-func toAny(list []json.RawMessage) []any {
-	all := make([]any, len(list))
-	for i := range list {
-		all[i] = list[i]
+// complete is a history that tells of so many layers at least. Some builders write none or
+// half of one, and then buildah refuses to build upon an image whose new layer is told of.
+func complete(past []json.RawMessage, layers int, by string) (all []any) {
+	told := 0
+	for _, step := range past {
+		var of struct {
+			Empty bool `json:"empty_layer"`
+		}
+		if json.Unmarshal(step, &of) == nil && !of.Empty {
+			told++
+		}
+		all = append(all, step)
+	}
+	for ; told < layers; told++ {
+		all = append(all, map[string]any{"created_by": by})
 	}
 	return all
 }
@@ -144,7 +155,8 @@ func (c *Config) fields() map[string]any {
 func (img *Image) config() (json.RawMessage, error) {
 	return json.Marshal(map[string]any{
 		"architecture": runtime.GOARCH, "os": "linux", "created": img.Created.UTC().Format(time.RFC3339Nano),
-		"config": img.Config.fields(),
-		"rootfs": map[string]any{"type": "layers", "diff_ids": padded(img.DiffIDs, len(img.Layers))},
+		"config":  img.Config.fields(),
+		"rootfs":  map[string]any{"type": "layers", "diff_ids": padded(img.DiffIDs, len(img.Layers))},
+		"history": complete(nil, len(img.Layers), "thinrun image import"),
 	})
 }

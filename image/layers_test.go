@@ -356,6 +356,49 @@ func waitsForLock(t *testing.T, file string) {
 	t.Fatalf("nobody waits for %s", file)
 }
 
+// The history of a committed image tells of each layer, and of no more: buildah counts.
+func TestHistoryOfACommit(t *testing.T) {
+	step, empty := map[string]any{"created_by": "a"}, map[string]any{"created_by": "b", "empty_layer": true}
+	for name, c := range map[string]struct {
+		past any
+		want string
+	}{
+		"whole": {[]any{step, empty, step}, `a b a "thinrun image commit"`},
+		"none":  {nil, `unknown unknown "thinrun image commit"`},
+		"half":  {[]any{empty, step}, `b a unknown "thinrun image commit"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, layers := fixture(t)
+			src := sourceOf(t, nil, tarOf(t, "a", "1"), tarOf(t, "b", "1"))
+			var doc map[string]any
+			must(t, json.Unmarshal(src.Config, &doc))
+			doc["history"] = c.past
+			var err error
+			src.Config, err = json.Marshal(doc)
+			must(t, err)
+			img, err := pull(t, s, layers, "base", src)
+			must(t, err)
+			must(t, img.describe(Commit{Base: img}))
+			var got struct {
+				History []struct {
+					By string `json:"created_by"`
+				}
+			}
+			must(t, json.Unmarshal(img.OCI, &got))
+			var words []string
+			for _, h := range got.History {
+				if strings.Contains(h.By, " ") {
+					h.By = fmt.Sprintf("%q", h.By)
+				}
+				words = append(words, h.By)
+			}
+			if text := strings.Join(words, " "); text != c.want {
+				t.Errorf("got %s, want %s", text, c.want)
+			}
+		})
+	}
+}
+
 // commit and export: what was committed comes out of the archive as it is, and is a layer
 // that another import shares.
 func TestCommitAndExport(t *testing.T) {
