@@ -110,14 +110,22 @@ func (d *Driver) locked(how int) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pool: %w", err)
 	}
+	if err := relock(f, how); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// relock takes a lock, or changes it; to do that the kernel gives it up first (flock(2)).
+func relock(f *os.File, how int) error {
 	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if err == nil {
-			return f, nil
-		}
-		if err != unix.EINTR {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		switch err := unix.Flock(int(f.Fd()), how); err {
+		case nil:
+			return nil
+		case unix.EINTR:
+		default:
+			return fmt.Errorf("lock %s: %w", f.Name(), err)
 		}
 	}
 }

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -105,7 +105,7 @@ func (d *Driver) Exclusive(groups map[string][]string) (map[string]uint64, error
 		names = append(names, name)
 	}
 	var counts []uint64
-	err = p.consistent(1, func(meta io.ReaderAt, sb *thinmeta.Superblock) (err error) {
+	err = p.consistent(3, func(meta io.ReaderAt, sb *thinmeta.Superblock) (err error) {
 		counts, err = sb.Exclusive(meta, len(names), func(id uint32) []int { return of[id] })
 		return err
 	})
@@ -122,7 +122,8 @@ func (d *Driver) Exclusive(groups map[string][]string) (map[string]uint64, error
 // consistent has mappings and details read as they were at one commit; the space maps are
 // not part of it. Nobody has to wait for it, and nothing is written, when the pool is at
 // rest: first it is read as it is, at most so many times, see created. When somebody
-// commits again and again, all writers are held up while it is read.
+// commits again and again, all writers are held up while it is read, for no longer than
+// tooLong.
 //
 // The kernel has metadata snapshots for this, and they are not safe: reserve and release
 // change held_root in the superblock, and the next commit writes that superblock once
@@ -181,49 +182,58 @@ func (m *committed) read(times int, read func(io.ReaderAt, *thinmeta.Superblock)
 		}
 	}
 	if p.usable() != nil { // it takes no messages, and so no commits
-		sb, err := thinmeta.ReadSuperblock(meta, 0)
-		if err == nil {
-			err = read(meta, sb)
-		}
-		return p.inMetadata(err)
+		return p.inMetadata(m.once(meta, read))
 	}
-	// One at a time: who resumes the pool would resume it for the other, too. Who dies gives
-	// up its turn and the pool's lock, and the next to lock the pool resumes it (settle).
-	turn, err := os.Open(p.claimsDir())
-	if err != nil {
-		return p.fail("%w", err)
+	if err := m.alone(); err != nil {
+		return err
 	}
-	defer turn.Close()
-	for {
-		if err = unix.Flock(int(turn.Fd()), unix.LOCK_EX); err != unix.EINTR {
-			break
-		}
+	if m.inactive { // it was taken down just now
+		return p.inMetadata(m.once(meta, read))
 	}
-	if err != nil {
-		return p.fail("lock %s: %w", turn.Name(), err)
-	}
-	return p.guarded(func() error {
-		return p.still(func() error { return p.inMetadata(unchanged(meta, read)) })
+	err := p.guarded(func() error {
+		return p.still(func() error {
+			return p.inMetadata(m.once(hurried{meta, time.Now().Add(tooLong)}, read))
+		})
 	})
+	if errors.Is(err, errTooLong) {
+		return fmt.Errorf("%w of the way of what runs; try again when less does: %w", err, ErrInUse)
+	}
+	return err
 }
 
-// unchanged reads until nothing was committed meanwhile. The pool is suspended, which
-// leaves the messages of those who share its lock.
-func unchanged(meta io.ReaderAt, read func(io.ReaderAt, *thinmeta.Superblock) error) error {
-	for {
-		before, err := thinmeta.ReadSuperblock(meta, 0)
-		if err != nil {
-			return err
-		}
-		failed := read(meta, before)
-		after, err := thinmeta.ReadSuperblock(meta, 0)
-		if err != nil {
-			return err
-		}
-		if *before == *after {
-			return failed
-		}
+func (m *committed) once(meta io.ReaderAt, read func(io.ReaderAt, *thinmeta.Superblock) error) error {
+	sb, err := thinmeta.ReadSuperblock(meta, 0)
+	if err != nil {
+		return err
 	}
+	return read(meta, sb)
+}
+
+// alone makes the shared lock exclusive, for good. Beside others no one may suspend the
+// pool: to who sends it a message it would not be there, and if its suspender was killed,
+// nobody could lock it to resume it as long as another holds the lock and waits for I/O.
+func (m *committed) alone() error {
+	if err := relock(m.lock, unix.LOCK_EX); err != nil {
+		return err
+	}
+	// The lock was free for a moment.
+	now, err := m.record()
+	if err == nil && (now.fingerprint != m.fingerprint || !now.ready) {
+		err = m.fail("%w: somebody has removed it just now", ErrNoPool)
+	}
+	if err != nil {
+		return err
+	}
+	m.made = now
+	if err := m.settle(); err != nil {
+		return err
+	}
+	err = m.look(0)
+	m.inactive = errors.Is(err, errInactive)
+	if m.inactive {
+		return m.finishRenewal()
+	}
+	return err
 }
 
 // inMetadata says where an error was.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -161,6 +162,106 @@ func TestReadersHoldWritersUp(t *testing.T) {
 		t.Errorf("%v, %v, suspended %v; want the base, three layers and a container", got, err, suspended)
 	}
 	r.write(t, "after", 7, 1<<20)
+}
+
+// TestReadersWaitForStarts: to a start that has sent the pool a message, a suspended pool
+// is none. So who wants to read a suspended one waits until nobody is at work.
+func TestReadersWaitForStarts(t *testing.T) {
+	d := fresh(t, Options{})
+	images := aPool(t, d)
+	sending, suspended, started := make(chan bool), make(chan bool), make(chan bool)
+	reads := make(chan error, 1)
+	reader, err := Open(d.storage, Options{Step: func(name string) {
+		if name == "pool is suspended" {
+			close(suspended)
+			<-started
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	starter, err := Open(d.storage, Options{Step: func(name string) {
+		if name == "create_snap" {
+			close(sending)
+			waitForWaiter(t, d.dir+"/lock", suspended)
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer starter.Close()
+	go func() {
+		<-sending
+		p, err := reader.enter()
+		if err == nil {
+			err = p.consistent(0, func(io.ReaderAt, *thinmeta.Superblock) error { return nil })
+			p.leave()
+		}
+		reads <- err
+	}()
+	var claim storage.Claim
+	src, err := starter.Prepare(storage.Request{ContainerID: "c", Image: "i", Layer: images[0]}, func(c storage.Claim) error { claim = c; return nil })
+	close(started)
+	if err != nil {
+		t.Errorf("start beside a reader: %v", err)
+	} else {
+		src.Mount.Close()
+	}
+	if err := errors.Join(<-reads, d.Remove(claim)); err != nil {
+		t.Error(err)
+	}
+}
+
+// waitForWaiter waits until somebody waits for a file's lock, or over is closed. There is no
+// event for it.
+func waitForWaiter(t *testing.T, path string, over chan bool) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Error(err)
+		return
+	}
+	for {
+		locks, err := os.ReadFile("/proc/locks")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for line := range strings.Lines(string(locks)) {
+			if strings.Contains(line, "->") && strings.Contains(line, fmt.Sprintf(":%d ", st.Ino)) {
+				return
+			}
+		}
+		select {
+		case <-over:
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// TestReadersDoNotHoldWritersUpForLong: what cannot be read in time is not read.
+func TestReadersDoNotHoldWritersUpForLong(t *testing.T) {
+	d := fresh(t, Options{})
+	images := aPool(t, d)
+	p, err := d.enter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = p.consistent(0, func(meta io.ReaderAt, _ *thinmeta.Superblock) error {
+		for {
+			if _, err := thinmeta.ReadSuperblock(meta, 0); err != nil {
+				return err
+			}
+		}
+	})
+	p.leave()
+	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "too long") {
+		t.Errorf("got %v, want %v", err, ErrInUse)
+	}
+	r := root(t, d, images[0])
+	r.write(t, "f", 1, 1<<20)
+	r.remove(t, d)
 }
 
 // TestUsageOfAnInactivePool is read from its file, and leaves it inactive.
