@@ -27,6 +27,9 @@ func (d *Driver) Fork(c storage.Claim) (storage.Layer, error) {
 	if c.Driver != Name {
 		return nil, fmt.Errorf("claim of driver %q is not for %s", c.Driver, Name)
 	}
+	if err := d.writeOut(c); err != nil {
+		return nil, err
+	}
 	p, err := d.enter()
 	if err != nil {
 		return nil, err
@@ -78,6 +81,41 @@ func (d *Driver) Fork(c storage.Claim) (storage.Layer, error) {
 	return p.opened(made, layer{thin: made.thin, parent: c.Layer, bytes: origin.bytes})
 }
 
+// writeOut writes what is dirty in a container's file system. There may be gigabytes of it,
+// so nobody has to wait for the pool's lock meanwhile; the container's claim is held, or its
+// removal would find the device in use.
+func (d *Driver) writeOut(c storage.Claim) error {
+	p, err := d.enter()
+	if err != nil {
+		return err
+	}
+	held, r, err := d.hold(c)
+	if held == nil {
+		p.leave()
+		return err // Fork says what is wrong
+	}
+	defer held.Close()
+	mnt, err := p.holdActive(c.Device, r.str("device"))
+	p.leave()
+	if mnt == nil {
+		return err
+	}
+	d.step("write out")
+	return errors.Join(p.syncfs(c.Device, mnt), mnt.Close())
+}
+
+func (p *pool) syncfs(device string, mnt *os.File) error {
+	root, err := openRoot(mnt)
+	if err != nil {
+		return err
+	}
+	err = unix.Syncfs(int(root.Fd()))
+	if err = errors.Join(err, root.Close()); err != nil {
+		return p.fail("%s: syncfs: %w", device, err)
+	}
+	return nil
+}
+
 // holdActive is a mount of our own of a container's root, nil when it is not active. The
 // kernel has one superblock for a device, so this is a second way to the first mount; as
 // long as it is held the armed removal cannot take the device away.
@@ -113,14 +151,10 @@ func (p *pool) holdActive(name, number string) (*os.File, error) {
 // freeze makes a snapshot of an active root: a new id's claim that names the device, which
 // is what the next command resumes if this one dies; then suspend, create_snap, resume.
 func (p *pool) freeze(device string, mnt *os.File, origin layer) (*claim, error) {
-	// Most of what is dirty is written before anybody has to wait for it.
-	root, err := openRoot(mnt)
-	if err != nil {
+	// Most of what is dirty is written before anybody has to wait for it: all but what came
+	// since writeOut, or while we waited for a lock.
+	if err := p.syncfs(device, mnt); err != nil {
 		return nil, err
-	}
-	err = unix.Syncfs(int(root.Fd()))
-	if err = errors.Join(err, root.Close()); err != nil {
-		return nil, p.fail("%s: syncfs: %w", device, err)
 	}
 	for range 1000 {
 		p.step("claim")

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"thinrun/rootfs/storage"
 )
 
@@ -56,6 +58,35 @@ func readIn(root *os.File, name string) string {
 		return err.Error()
 	}
 	return string(b)
+}
+
+// TestNobodyWaitsForWhatIsDirty: gigabytes may have to be written before a copy is made,
+// and before a layer is sealed. The pool's lock is free meanwhile.
+func TestNobodyWaitsForWhatIsDirty(t *testing.T) {
+	d := fresh(t, Options{})
+	base := image(t, d)
+	src, c := prepared(t, d, base)
+	defer src.Mount.Close()
+	free := map[string]bool{}
+	d.opts.Step = func(name string) {
+		if name != "write out" && name != "sync layer" {
+			return
+		}
+		f, err := os.Open(d.dir + "/lock")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer f.Close()
+		free[name] = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+	}
+	l, err := d.Fork(c)
+	if err == nil {
+		_, err = l.Commit("")
+	}
+	if err != nil || !free["write out"] || !free["sync layer"] {
+		t.Errorf("%v; the lock was free: %v", err, free)
+	}
 }
 
 // TestFork: of a root that is written to all the time, and of one whose container has
