@@ -44,7 +44,7 @@ func TestCommit(t *testing.T) {
 		}
 	}
 	check(t, json.Unmarshal([]byte(rt.OK("image", "inspect", "changed")), &img))
-	if len(img.Layers) != 2 || !strings.HasPrefix(img.Layers[1].DiffID, "sha256:") || img.OCI.Author != "who" || img.OCI.History[0].Comment != "what" ||
+	if len(img.Layers) != 2 || !strings.HasPrefix(img.Layers[1].DiffID, "sha256:") || img.OCI.Author != "who" || img.OCI.History[1].Comment != "what" ||
 		img.OCI.Config.Labels["x"] != "y" || len(img.OCI.Config.ExposedPorts) != 2 || img.OCI.Config.StopSignal != "USR2" {
 		t.Errorf("inspect: %+v", img)
 	}
