@@ -18,7 +18,8 @@ var _ storage.Meter = (*Driver)(nil)
 
 // DisksOf compares each container's mappings with those of its layer, reading only what
 // the two do not share. The pool commits once; each disk is as it was at one commit, and
-// not all have to be of the same one. An inactive pool stays inactive.
+// not all have to be of the same one. An inactive pool stays inactive, and a busy one is not
+// held up: a disk that changes too fast to be read is not told.
 func (d *Driver) DisksOf(claims []storage.Claim) ([]*storage.Disk, error) {
 	p, err := d.open(unix.LOCK_SH)
 	if err != nil {
@@ -59,13 +60,11 @@ func (m *committed) diskOf(c storage.Claim, origins map[string]layer) (disk stor
 		}
 		origins[c.Layer] = origin
 	}
-	blocks := uint64(0)
-	err = m.read(20, func(meta io.ReaderAt, sb *thinmeta.Superblock) error {
+	var blocks uint64
+	var there bool
+	done, err := m.beside(20, func(meta io.ReaderAt, sb *thinmeta.Superblock) error {
 		thin, ok, err := sb.Thin(meta, c.ThinID)
-		if err == nil && !ok {
-			err = fmt.Errorf("thin device %d is not in it: %w", c.ThinID, fs.ErrNotExist)
-		}
-		if err != nil {
+		if there = ok; err != nil || !ok {
 			return err
 		}
 		if blocks = thin.Mapped; origin.created == 0 && origin.thin == 0 {
@@ -77,7 +76,15 @@ func (m *committed) diskOf(c storage.Claim, origins map[string]layer) (disk stor
 		}
 		return err
 	})
-	return storage.Disk{Size: r.num("bytes"), Used: blocks * m.blockBytes()}, err
+	switch {
+	case err != nil:
+		return disk, err
+	case !done:
+		return disk, m.fail("its metadata changes too fast to be read")
+	case !there:
+		return disk, m.inMetadata(fmt.Errorf("thin device %d is not in it: %w", c.ThinID, fs.ErrNotExist))
+	}
+	return storage.Disk{Size: r.num("bytes"), Used: blocks * m.blockBytes()}, nil
 }
 
 // Exclusive reads all mappings once, for any number of groups.
@@ -136,7 +143,10 @@ func (p *pool) consistent(times int, read func(io.ReaderAt, *thinmeta.Superblock
 		return err
 	}
 	defer last.meta.Close()
-	return last.read(times, read)
+	if done, err := last.beside(times, read); done || err != nil {
+		return err
+	}
+	return last.heldUp(read)
 }
 
 // committed is a pool that has written down what was done until now, and its metadata.
@@ -156,31 +166,9 @@ func (p *pool) committed() (*committed, error) {
 	return m, err
 }
 
-// read is consistent, for any number of reads after one commit.
-func (m *committed) read(times int, read func(io.ReaderAt, *thinmeta.Superblock) error) error {
+// heldUp reads while nobody can write. The lock is not shared any more after it.
+func (m *committed) heldUp(read func(io.ReaderAt, *thinmeta.Superblock) error) error {
 	p, meta := m.pool, m.meta
-	for range times {
-		before, err := thinmeta.ReadSuperblock(meta, 0)
-		if err != nil {
-			return p.fail("%s: %w", p.meta.path, err)
-		}
-		if m.inactive && before.Transaction != p.fingerprint {
-			return p.foreign(before.Transaction)
-		}
-		failed := read(meta, before)
-		if m.inactive {
-			return p.inMetadata(failed)
-		}
-		after, err := thinmeta.ReadSuperblock(meta, 0)
-		if err != nil {
-			return p.fail("%s: %w", p.meta.path, err)
-		}
-		// With the same superblock there may have been two commits, the second with the
-		// blocks of the first but one. That does not last: what is damaged is read again.
-		if *before == *after && failed == nil {
-			return nil
-		}
-	}
 	if p.usable() != nil { // it takes no messages, and so no commits
 		return p.inMetadata(m.once(meta, read))
 	}
@@ -199,6 +187,34 @@ func (m *committed) read(times int, read func(io.ReaderAt, *thinmeta.Superblock)
 		return fmt.Errorf("%w of the way of what runs; try again when less does: %w", err, ErrInUse)
 	}
 	return err
+}
+
+// beside reads while others write, at most so many times; done: and can be believed.
+func (m *committed) beside(times int, read func(io.ReaderAt, *thinmeta.Superblock) error) (done bool, err error) {
+	p, meta := m.pool, m.meta
+	for range times {
+		before, err := thinmeta.ReadSuperblock(meta, 0)
+		if err != nil {
+			return false, p.fail("%s: %w", p.meta.path, err)
+		}
+		if m.inactive && before.Transaction != p.fingerprint {
+			return false, p.foreign(before.Transaction)
+		}
+		failed := read(meta, before)
+		if m.inactive {
+			return true, p.inMetadata(failed)
+		}
+		after, err := thinmeta.ReadSuperblock(meta, 0)
+		if err != nil {
+			return false, p.fail("%s: %w", p.meta.path, err)
+		}
+		// With the same superblock there may have been two commits, the second with the
+		// blocks of the first but one. That does not last: what is damaged is read again.
+		if *before == *after && failed == nil {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (m *committed) once(meta io.ReaderAt, read func(io.ReaderAt, *thinmeta.Superblock) error) error {
