@@ -77,7 +77,7 @@ func (s *Store) Export(name string, layers storage.LayerStore, note func(string)
 	}
 	for i, diffID := range padded(img.DiffIDs, len(img.Layers)) {
 		e.Layers = append(e.Layers, ExportLayer{diffID, func(ctx context.Context, w io.Writer) error {
-			if err := b.tar(ctx, i, w, note); err != nil {
+			if _, err := b.diff(ctx, i, w, note); err != nil {
 				return fmt.Errorf("export %s: layer %d of %d: %w", img.Name, i+1, len(img.Layers), err)
 			}
 			return nil
@@ -90,24 +90,23 @@ func (s *Store) Export(name string, layers storage.LayerStore, note func(string)
 	return e, nil
 }
 
-// tar writes what layer i has more than the one below it, from a view of each.
-func (b *build) tar(ctx context.Context, i int, w io.Writer, note func(string)) (err error) {
+// diff writes what layer i has more than the one below it, from a view of each.
+func (b *build) diff(ctx context.Context, i int, w io.Writer, note func(string)) (found layer.Changes, err error) {
 	upper, err := b.layers.NewLayer(b.img.Layers[i])
 	if err != nil {
-		return err
+		return found, err
 	}
 	defer func() { err = errors.Join(err, upper.Abort()) }()
 	var below *os.File
 	if i > 0 {
 		lower, err2 := b.layers.NewLayer(b.img.Layers[i-1])
 		if err2 != nil {
-			return err2
+			return found, err2
 		}
 		defer func() { err = errors.Join(err, lower.Abort()) }()
 		below = lower.Root()
 	}
-	_, err = layer.Diff(ctx, below, upper.Root(), w, layer.DiffOptions{Snapshot: true, Note: note})
-	return err
+	return layer.Diff(ctx, below, upper.Root(), w, layer.DiffOptions{Snapshot: true, Note: note})
 }
 
 // Tag gives an image a second name, in the place of another image of that name, which

@@ -204,7 +204,7 @@ func TestDamagedRecord(t *testing.T) {
 		"no layers":  `{"version":1,"name":"bad:1"}`,
 		"empty id":   `{"version":1,"name":"bad:1","layers":[""]}`,
 		"other name": `{"version":1,"name":"good:latest","layers":["l"]}`,
-		"newer":      `{"version":2,"name":"bad:1","layers":["l"]}`,
+		"newer":      `{"version":3,"name":"bad:1","layers":["l"]}`,
 		"array":      `[]`,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -212,6 +212,23 @@ func TestPullGoesOn(t *testing.T) {
 	}
 }
 
+// An image is as large as it is, whether its layers were made now or by a pull that was
+// killed before it had a record.
+func TestSizeAfterAKill(t *testing.T) {
+	s, layers := fixture(t)
+	tars := [][]byte{tarOf(t, "a", "1", "b", "22"), tarOf(t, "a", "333", "c", "4444"), tarOf(t, ".wh.b", "", "c", "55555")}
+	whole, err := pull(t, s, layers, "x", sourceOf(t, nil, tars...))
+	must(t, err)
+	must(t, os.Remove(filepath.Join(s.dir, "x:latest.json")))
+	again := sourceOf(t, nil, tars...)
+	img, err := pull(t, s, layers, "x", again)
+	must(t, err)
+	if again.opened != nil || fmt.Sprint(img.Sizes) != "[3 7 5]" || fmt.Sprint(whole.Sizes) != "[3 7 5]" {
+		t.Errorf("opened %v; sizes %d, were %d", again.opened, img.Sizes, whole.Sizes)
+	}
+	equal(t, "layers", layers.has(t), slices.Clone(img.Layers)) // and no view of one
+}
+
 // Eight pulls of two images that share a layer: each layer is made once.
 func TestConcurrentPulls(t *testing.T) {
 	s, layers := fixture(t)

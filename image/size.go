@@ -2,13 +2,12 @@ package image
 
 import (
 	"context"
-
-	"thinrun/image/layer"
-	"thinrun/rootfs/storage"
+	"io"
 )
 
 // measure fills in how large the layers are. Of a shared one another record knows it; of
-// one that a killed import left nobody does, and the trees are counted.
+// one that a killed import left nobody does, and what it has more than the one below is
+// counted again.
 func (b *build) measure(ctx context.Context) error {
 	list, err := b.s.List()
 	if err != nil {
@@ -22,30 +21,17 @@ func (b *build) measure(ctx context.Context) error {
 		}
 	}
 	b.img.Size, b.img.Sizes = 0, nil
-	for _, id := range b.img.Layers {
+	for i, id := range b.img.Layers {
 		bytes, ok := b.sizes[id]
 		if !ok {
-			// What the layer takes away below is not seen here: less than its tar holds, then.
-			total, err := count(ctx, b.layers, id)
-			if err != nil {
+			found, err := b.diff(ctx, i, io.Discard, nil)
+			if ctx.Err() != nil {
 				return err
 			}
-			bytes = max(0, total-b.img.Size)
+			bytes = found.Bytes // as far as it can be told: for this no import shall fail
 		}
 		b.img.Sizes = append(b.img.Sizes, bytes)
 		b.img.Size += bytes
 	}
 	return nil
-}
-
-func count(ctx context.Context, layers storage.LayerStore, id string) (int64, error) {
-	view, err := layers.NewLayer(id)
-	if err != nil {
-		return 0, err
-	}
-	bytes, err := layer.Size(ctx, view.Root())
-	if err2 := view.Abort(); err == nil {
-		err = err2
-	}
-	return bytes, err
 }

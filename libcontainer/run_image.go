@@ -22,7 +22,7 @@ func (rt *Runtime) imageBundle(id string, opt *RunOptions) (_ func(), err error)
 	if err != nil {
 		return nil, err
 	}
-	img, release, err := image.Open(storageDir).Use(opt.Image)
+	img, release, err := image.Open(storageDir).Start(opt.Image)
 	if err != nil {
 		return nil, err
 	}

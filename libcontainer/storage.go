@@ -105,7 +105,7 @@ func (rt *Runtime) prepareRoot(c *state.Container, rec *state.Record, req storag
 	if img == nil {
 		// Held until the record names the layer: rm and a new import of the name look there.
 		var release func()
-		if img, release, err = image.Open(storageDir).Use(req.Image); err != nil {
+		if img, release, err = image.Open(storageDir).Start(req.Image); err != nil {
 			return nil, err
 		}
 		defer release()
