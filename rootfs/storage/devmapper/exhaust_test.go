@@ -678,6 +678,7 @@ func TestKilledRepair(t *testing.T) {
 
 // TestKilledGrowingStart: a start that has to make room first, killed anywhere.
 func TestKilledGrowingStart(t *testing.T) {
+	needKernel(t)
 	last := ""
 	for n := 1; last != "claim"; n++ { // from there on it is like any start
 		t.Run(fmt.Sprint("step ", n), func(t *testing.T) {
