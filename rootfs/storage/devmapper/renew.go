@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -111,7 +112,8 @@ func (p *pool) renewalPath() string { return filepath.Join(p.dir, "renew") }
 const renewalMagic = "thinrun renew 1\n"
 
 // recount drops a metadata snapshot that somebody has left, an earlier thinrun or another
-// tool, and gives back what no tree owns. No pool is on the metadata.
+// tool, gives back what no tree owns, and clears the flag that has the kernel refuse to
+// write. No pool is on the metadata.
 func (p *pool) recount() error {
 	return p.rewrite(func(_ *thinmeta.Superblock, meta io.ReaderAt, block func(uint64, []byte) error) error {
 		return thinmeta.Recount(meta, p.data.bytes/p.blockBytes(), block)
@@ -148,19 +150,20 @@ func (p *pool) logRewrite(what change) error {
 		log = append(binary.BigEndian.AppendUint64(log, block), content...)
 		return nil
 	})
-	if err != nil {
-		return p.inMetadata(err)
-	}
-	if len(next.blocks) == 0 {
+	if err == nil && len(next.blocks) == 0 {
 		return nil
 	}
-	// If anything is wrong, it was so before: it stays as it is, for thin_repair.
-	checked, err := thinmeta.Check(next, p.data.bytes/p.blockBytes())
+	if err == nil { // if anything is wrong, it was so before
+		var checked *thinmeta.Checked
+		if checked, err = thinmeta.Check(next, p.data.bytes/p.blockBytes()); err == nil && !checked.OK() {
+			err = fmt.Errorf("%s, and more if there is more: %w", checked.Problems[0], thinmeta.ErrDamaged)
+		}
+	}
+	if errors.Is(err, thinmeta.ErrDamaged) {
+		return p.fail("%s: %w: %w; it stays as it is, thin_repair may help", p.meta.path, err, ErrNeedsCheck)
+	}
 	if err != nil {
 		return p.inMetadata(err)
-	}
-	if !checked.OK() {
-		return p.fail("%s: %s, and more if there is more: %w; it stays as it is", p.meta.path, checked.Problems[0], ErrNeedsCheck)
 	}
 	sum := sha256.Sum256(log)
 	p.step("log renewal")

@@ -2,21 +2,19 @@ package devmapper
 
 import (
 	"errors"
-	"os"
 
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage/devmapper/dm"
-	"thinrun/rootfs/storage/devmapper/thinmeta"
 )
 
 // Repair brings a pool back that the kernel has made read-only because a metadata write
 // failed: when nothing of it is in use any more, it takes the pool down, checks all of its
-// metadata, clears the kernel's flag, and activates it. What the kernel rolled back is
-// lost, which is what had not been committed. Metadata that is damaged it leaves alone:
-// that is thin_repair's.
+// metadata, clears the kernel's flag, gives back what nobody has, and activates it. What
+// the kernel rolled back is lost, which is what had not been committed. Metadata that is
+// damaged it leaves alone: that is thin_repair's.
 //
-// Killed anywhere it can be repeated: the flag is one block's write.
+// Killed anywhere it can be repeated, or is finished by the next command.
 func (d *Driver) Repair() error {
 	p, err := d.open(unix.LOCK_EX)
 	if err != nil {
@@ -43,6 +41,9 @@ func (d *Driver) Repair() error {
 	if err := p.checkFiles(); err != nil {
 		return err
 	}
+	if err := p.finishRenewal(); err != nil {
+		return err
+	}
 	sb, err := p.superblock()
 	if err != nil {
 		return err
@@ -50,45 +51,10 @@ func (d *Driver) Repair() error {
 	if sb.Transaction != p.fingerprint {
 		return p.foreign(sb.Transaction)
 	}
-	if sb.NeedsCheck {
-		if err := p.clear(); err != nil {
-			return err
-		}
-	}
-	return p.activate()
-}
-
-// clear checks the metadata of an inactive pool and writes its superblock back.
-func (p *pool) clear() error {
-	meta, err := p.metadata()
-	if err != nil {
+	if err := p.recount(); err != nil {
 		return err
 	}
-	defer meta.Close()
-	block, err := thinmeta.Cleared(meta)
-	if err != nil {
-		return p.inMetadata(err)
-	}
-	checked, err := thinmeta.Check(patched{meta, map[uint64][]byte{0: block}}, p.data.bytes/p.blockBytes())
-	if err != nil {
-		return p.inMetadata(err)
-	}
-	if !checked.OK() {
-		return p.fail("%s: %s, and more if there is more: %w; thin_repair may help", p.meta.path, checked.Problems[0], ErrNeedsCheck)
-	}
-	p.step("clear flag")
-	f, err := os.OpenFile(p.meta.path, os.O_RDWR, 0)
-	if err != nil {
-		return p.fail("%w", err)
-	}
-	_, err = f.WriteAt(block, 0)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return p.fail("%w", err)
-	}
-	return nil
+	return p.activate()
 }
 
 // revive takes a pool down that the kernel has shut down, when nothing of it is in use, so

@@ -6,9 +6,10 @@ import (
 	"io"
 )
 
-// Recount tells the blocks to write so that there is no metadata snapshot and the space
-// maps count exactly what the present trees own; none when that is so already. They belong
-// together, and no pool may be on the metadata until all of them are written.
+// Recount tells the blocks to write so that there is no metadata snapshot, the space maps
+// count exactly what the present trees own, and the kernel's flag that wants it checked is
+// clear; none when that is so already. They belong together, and no pool may be on the
+// metadata until all of them are written.
 //
 // The kernel cannot be asked to release a metadata snapshot that it found when it was
 // activated. The power may have gone in the middle of the commit that made it: then its
@@ -48,7 +49,7 @@ func Recount(r io.ReaderAt, limit uint64, change func(block uint64, content []by
 	if err != nil {
 		return because(err, "%s", meta.what)
 	}
-	if s.HeldRoot == 0 && dataFreed.blocks+metaFreed.blocks == 0 {
+	if s.HeldRoot == 0 && !s.NeedsCheck && dataFreed.blocks+metaFreed.blocks == 0 {
 		return nil
 	}
 	b := make([]byte, BlockSize)
@@ -56,6 +57,7 @@ func Recount(r io.ReaderAt, limit uint64, change func(block uint64, content []by
 		return err
 	}
 	le := binary.LittleEndian
+	le.PutUint32(b[4:], le.Uint32(b[4:])&^needsCheck)
 	le.PutUint64(b[56:], 0)
 	le.PutUint64(b[72:], s.Data.Used-dataFreed.blocks)
 	le.PutUint64(b[200:], s.Metadata.Used-metaFreed.blocks)

@@ -35,11 +35,15 @@ func TestRecountDropsMetadataSnapshot(t *testing.T) {
 	p = at(never, 0, saltSuperblock)
 	p.put64(56, s.HeldRoot)
 	seal(p.b, 0, saltSuperblock)
+	flagged := bytes.Clone(held)
+	p = at(flagged, 0, saltSuperblock)
+	p.put32(4, needsCheck)
+	seal(p.b, 0, saltSuperblock)
 	for _, tc := range []struct {
 		name string
 		b    []byte
 		bad  bool // before
-	}{{"whole", held, false}, {"half released", gone, true}, {"half reserved", never, true}} {
+	}{{"whole", held, false}, {"flagged", flagged, true}, {"half released", gone, true}, {"half reserved", never, true}} {
 		t.Run(tc.name, func(t *testing.T) {
 			if before, err := Check(bytes.NewReader(tc.b), 1024); err != nil || before.OK() == tc.bad {
 				t.Fatalf("before: %v, %v; want fault: %v", before, err, tc.bad)
@@ -50,7 +54,7 @@ func TestRecountDropsMetadataSnapshot(t *testing.T) {
 				t.Fatal(err)
 			}
 			after := superblock(t, b)
-			if !c.OK() || c.Leaked+c.LeakedMeta != 0 || after.HeldRoot != 0 || c.Data != after.Data.Used || c.Meta != after.Metadata.Used {
+			if !c.OK() || c.Leaked+c.LeakedMeta != 0 || after.HeldRoot != 0 || after.NeedsCheck || c.Data != after.Data.Used || c.Meta != after.Metadata.Used {
 				t.Errorf("after %d blocks: %+v in %+v", n, c, after)
 			}
 			if after.Metadata.Used >= s.Metadata.Used {
