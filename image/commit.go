@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -186,11 +187,12 @@ func (b *build) changes(ctx context.Context, c Commit) (l storage.Layer, diffID 
 	return l, hexDigest(sum.Sum(nil)), done.Bytes, err
 }
 
-// belowVolumes tells what lies in a volume; the directory itself is the image's.
+// belowVolumes tells what lies in a volume; the directory itself is the image's. The image
+// names volumes as somebody once wrote them.
 func belowVolumes(volumes []string) func(path string) bool {
 	var below []string
 	for _, v := range volumes {
-		if v = strings.Trim(v, "/"); v != "" {
+		if v = strings.Trim(path.Clean("/"+v), "/"); v != "" {
 			below = append(below, v+"/")
 		}
 	}

@@ -373,6 +373,23 @@ func waitsForLock(t *testing.T, file string) {
 	t.Fatalf("nobody waits for %s", file)
 }
 
+// However an image writes its volumes, what is in them is no part of a commit, and what is
+// beside them is.
+func TestBelowVolumes(t *testing.T) {
+	for _, x := range []struct {
+		volume, path string
+		want         bool
+	}{
+		{"/data", "data/x", true}, {"/data", "data", false}, {"/data", "data2/x", false}, {"data/", "data/x/y", true},
+		{"/var//lib/./db/", "var/lib/db/x", true}, {"/var/lib/../db", "var/db/x", true}, {"/../../etc", "etc/passwd", true},
+		{"/", "etc/passwd", false}, {"", "etc/passwd", false}, {"/..", "etc", false},
+	} {
+		if got := belowVolumes([]string{x.volume})(x.path); got != x.want {
+			t.Errorf("%q below volume %q: got %v, want %v", x.path, x.volume, got, x.want)
+		}
+	}
+}
+
 // The history of a committed image tells of each layer, and of no more: buildah counts.
 func TestHistoryOfACommit(t *testing.T) {
 	step, empty := map[string]any{"created_by": "a"}, map[string]any{"created_by": "b", "empty_layer": true}
