@@ -32,7 +32,7 @@ func (s *Store) mayReplace(old *Image, p place) error {
 	if old.Driver != p.img.Driver {
 		return fmt.Errorf("image %s exists, kept by the %s driver and not by %s: remove it first", old.Name, old.Driver, p.img.Driver)
 	}
-	if !slices.Contains(p.img.Chains, "") && slices.Equal(old.Chains, p.img.Chains) {
+	if len(p.img.Chains) > 0 && !slices.Contains(p.img.Chains, "") && slices.Equal(old.Chains, p.img.Chains) {
 		return nil // the same layers once more
 	}
 	return s.refuseUsed(old, p.inUse)

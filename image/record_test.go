@@ -1,6 +1,7 @@
 package image
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -72,4 +73,23 @@ func TestRecordOfVersion1(t *testing.T) {
 			t.Errorf("%s: %+v, for %v, %v", how, img, of, err)
 		}
 	}
+}
+
+// TestTagOfRecordsWithoutChains: of two images whose records have no chain ids nobody knows
+// that they are the same; the one that a container is on stays.
+func TestTagOfRecordsWithoutChains(t *testing.T) {
+	s, layers := fixture(t)
+	must(t, os.MkdirAll(s.dir, 0o700))
+	for _, name := range []string{"one", "two"} {
+		must(t, os.Mkdir(filepath.Join(layers.dir, "layer-"+name), 0o755))
+		old := `{"version":1,"name":"` + name + `:latest","driver":"plain","layers":["layer-` + name + `"],"size":5,"created":"2026-01-02T03:04:05Z","config":{}}`
+		must(t, os.WriteFile(filepath.Join(s.dir, name+":latest.json"), []byte(old), 0o600))
+	}
+	_, err := s.Tag("one", "two", layers, func(layer string) []string {
+		return map[string][]string{"layer-two": {"web"}}[layer]
+	})
+	if !errors.Is(err, ErrInUse) {
+		t.Errorf("%v; want ErrInUse", err)
+	}
+	equal(t, "layers", layers.has(t), []string{"layer-one", "layer-two"})
 }
