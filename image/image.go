@@ -72,11 +72,18 @@ type Platform struct {
 	Variant      string `json:"variant,omitempty"`
 }
 
+// String is for people, whatever a stranger has written there.
 func (p Platform) String() string {
+	text := p.OS + "/" + p.Architecture
 	if p.Variant != "" {
-		return p.OS + "/" + p.Architecture + "/" + p.Variant
+		text += "/" + p.Variant
 	}
-	return p.OS + "/" + p.Architecture
+	return shorten(strings.Map(func(r rune) rune {
+		if r > ' ' && r < 0x7f {
+			return r
+		}
+		return '?'
+	}, text))
 }
 
 // For is the image's platform; of a plain tree nobody has said any. The whole config, which
@@ -166,7 +173,7 @@ func (s *Store) List() (list []Image, err error) {
 	var bad []error
 	for _, e := range entries {
 		base, ok := strings.CutSuffix(e.Name(), ".json")
-		if !ok || base[0] == '.' {
+		if !ok || strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
 		img, err := s.Get(strings.ReplaceAll(base, "+", "/"))

@@ -93,3 +93,30 @@ func TestTagOfRecordsWithoutChains(t *testing.T) {
 	}
 	equal(t, "layers", layers.has(t), []string{"layer-one", "layer-two"})
 }
+
+// TestPlatformOfAStranger: what an image says of itself does not drive the terminal.
+func TestPlatformOfAStranger(t *testing.T) {
+	for want, p := range map[string]Platform{
+		"linux/arm64":                            {OS: "linux", Architecture: "arm64"},
+		"linux/arm/v7":                           {OS: "linux", Architecture: "arm", Variant: "v7"},
+		"linux/s390x/??":                         {OS: "linux", Architecture: "s390x", Variant: "\x1b\u009b"},
+		"a?b/" + strings.Repeat("x", 56) + "...": {OS: "a\nb", Architecture: strings.Repeat("x", 1000)},
+	} {
+		if got := p.String(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// TestListWithStrangers: what is no record is passed over.
+func TestListWithStrangers(t *testing.T) {
+	s, layers := fixture(t)
+	_, err := pull(t, s, layers, "x", sourceOf(t, nil, tarOf(t, "a", "1")))
+	must(t, err)
+	for _, name := range []string{".json", ".x.json", "x:latest.json.orig", "note"} {
+		must(t, os.WriteFile(filepath.Join(s.dir, name), []byte("x"), 0o600))
+	}
+	if list, err := s.List(); err != nil || len(list) != 1 {
+		t.Errorf("%v, %v", list, err)
+	}
+}
