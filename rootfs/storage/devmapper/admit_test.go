@@ -253,6 +253,48 @@ func TestGrow(t *testing.T) {
 	}
 }
 
+// TestGrowsBeyondItsMetadata: to count a terabyte takes more metadata than there is. It
+// grows with the data, and on devices, where it cannot, nothing happens to the pool.
+func TestGrowsBeyondItsMetadata(t *testing.T) {
+	o := PoolOptions{DataBytes: 192 * mib, MetaBytes: 2 * mib, BaseBytes: gib, LowWater: 8 * mib, ReturnSpace: true}
+	for _, files := range []bool{true, false} {
+		t.Run(fmt.Sprint("files ", files), func(t *testing.T) {
+			d := fresh(t, Options{Pool: o})
+			layer := image(t, d)
+			src, c := prepared(t, d, layer)
+			if !files { // as if they were devices, of which only one has become larger
+				p, err := d.enterAlone()
+				if err != nil {
+					t.Fatal(err)
+				}
+				next := p.made
+				next.data.bytes, next.data.ours, next.meta.ours = 1<<40, false, false
+				err = p.growTo(next)
+				p.leave()
+				if !errors.Is(err, ErrMetaFull) {
+					t.Errorf("got %v, want %v", err, ErrMetaFull)
+				}
+			} else if g, err := d.Grow(GrowOptions{DataBytes: 1 << 40}); err != nil || g.DataTo != 1<<40 || g.MetaTo != 18*mib {
+				t.Errorf("%+v, %v", g, err)
+			}
+			if err := writeSync(src.Mount, "f", 20); err != nil {
+				t.Error(err)
+			}
+			src.Mount.Close()
+			if err := d.Remove(c); err != nil {
+				t.Error(err)
+			}
+			deactivate(t, d)
+			if err := try(d, layer); err != nil {
+				t.Errorf("activated again: %v", err)
+			}
+			if r, err := d.Check(); err != nil || !r.OK {
+				t.Errorf("check: %+v, %v", r, err)
+			}
+		})
+	}
+}
+
 func allocated(t *testing.T, d *Driver) (sizes [2]int64) {
 	t.Helper()
 	for i, name := range []string{"data", "meta"} {

@@ -10,6 +10,7 @@ import (
 
 	"thinrun/rootfs/storage/devmapper/dm"
 	"thinrun/rootfs/storage/devmapper/loop"
+	"thinrun/rootfs/storage/devmapper/thinmeta"
 )
 
 // maxMeta is the most that dm-thin uses: 255 bitmaps of 16192 blocks (0x3f8040 of 4 KiB).
@@ -42,7 +43,7 @@ func (d *Driver) Grow(o GrowOptions) (Grown, error) {
 		return Grown{}, err
 	}
 	defer p.leave()
-	if err := p.usable(); err != nil && p.kernel.needsCheck {
+	if err := p.usable(); err != nil && (p.kernel.needsCheck || p.kernel.dead()) {
 		return Grown{}, err
 	}
 	from := p.made
@@ -169,7 +170,20 @@ func (p *pool) growLocked(w want) (grown, err error) {
 // growTo: the files first, durably, then the record, then the loop devices and the pool.
 // The other way round a power cut would leave metadata that counts on more than the file
 // has, which the kernel refuses to activate.
+//
+// Metadata before data: the kernel counts new data before it looks if its metadata has
+// become larger. If it cannot, it stops there, with the pool suspended, in need of a check,
+// and of another size than its record.
 func (p *pool) growTo(next made) error {
+	if need, free := p.counting(next.data.bytes), p.kernel.metaTotal-p.kernel.metaUsed; need > free {
+		more := (need - free) * 4096
+		if next.meta.ours && next.meta.bytes < p.meta.bytes+more {
+			next.meta.bytes = min(p.meta.bytes+(more+16*mib-1)/(16*mib)*(16*mib), maxMeta)
+		}
+		if next.meta.bytes < p.meta.bytes+more {
+			return p.fail("%w: to count %s of data takes %s more of it", ErrMetaFull, size(next.data.bytes), size(more))
+		}
+	}
 	p.step("extend files")
 	for _, b := range []struct{ from, to backing }{{p.meta, next.meta}, {p.data, next.data}} {
 		if b.to.bytes == b.from.bytes || !b.to.ours {
@@ -179,6 +193,30 @@ func (p *pool) growTo(next made) error {
 			return p.fail("%w: %w", ErrNoRoom, err)
 		}
 	}
+	if next.meta != p.meta && next.data != p.data {
+		first := next
+		first.data = p.data
+		if err := p.resize(first); err != nil {
+			return err
+		}
+	}
+	return p.resize(next)
+}
+
+// counting is how many metadata blocks it takes to count more data: a bitmap for each
+// PerBitmap of blocks, nodes of their index that may be half full, and copies of the nodes
+// on the way there.
+func (p *pool) counting(bytes uint64) uint64 {
+	now, then := p.kernel.dataTotal, bytes/p.blockBytes()
+	if then <= now {
+		return 0
+	}
+	n := (then-now)/thinmeta.PerBitmap + 1
+	return n + n/64 + 32
+}
+
+// resize records the pool's new sizes and has the kernel take them.
+func (p *pool) resize(next made) error {
 	p.step("record growth")
 	if err := writeDurable(p.recordPath(), next.encode()); err != nil {
 		return p.fail("%w", err)
