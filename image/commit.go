@@ -60,11 +60,10 @@ func (s *Store) Commit(ctx context.Context, c Commit) (*Image, error) {
 	if err := b.commit(ctx, c); err != nil {
 		return nil, errors.Join(fmt.Errorf("commit %s: %w", img.Name, err), b.undo())
 	}
-	old, err := s.enter(p)
+	old, err := s.enter(p, b.close)
 	if err != nil {
 		return nil, errors.Join(err, b.undo())
 	}
-	b.close()
 	return img, s.dropReplaced(old, c.Layers)
 }
 

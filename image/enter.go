@@ -39,14 +39,19 @@ func (s *Store) mayReplace(old *Image, p place) error {
 }
 
 // enter writes the record, in the place of an older one that nobody uses; it returns
-// that.
-func (s *Store) enter(p place) (*Image, error) {
+// that. From then on the record has the layers, and release lets go of them, before anybody
+// can replace or remove the record: who did and found them held would leave them to us.
+func (s *Store) enter(p place, release func()) (*Image, error) {
 	unlock, err := s.lock(lockRecords, unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	return s.enterLocked(p)
+	old, err := s.enterLocked(p)
+	if err == nil {
+		release()
+	}
+	return old, err
 }
 
 func (s *Store) enterLocked(p place) (*Image, error) {

@@ -63,11 +63,10 @@ func (s *Store) Import(ctx context.Context, im Import) (_ *Image, err error) {
 	if err := b.fill(ctx, im); err != nil {
 		return nil, errors.Join(fmt.Errorf("import %s: %w", im.Source.From, err), b.undo())
 	}
-	old, err := s.enter(p)
+	old, err := s.enter(p, b.close)
 	if err != nil {
 		return nil, errors.Join(err, b.undo())
 	}
-	b.close() // the record has the layers now, and what it replaced may have been some of them
 	return img, s.dropReplaced(old, im.Layers)
 }
 

@@ -77,6 +77,8 @@ func readError(end *tail, err error) error {
 		return errors.New("not a tar archive (plain, gzip or zstd)")
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("the archive ends in the middle: it was cut short")
+	case errors.Is(err, tar.ErrHeader):
+		return fmt.Errorf("the archive is damaged before byte %d: no header where one should be", end.n)
 	}
 	return err
 }
