@@ -21,7 +21,7 @@ var _ storage.Meter = (*Driver)(nil)
 // not all have to be of the same one. An inactive pool stays inactive, and a busy one is not
 // held up: a disk that changes too fast to be read is not told.
 func (d *Driver) DisksOf(claims []storage.Claim) ([]*storage.Disk, error) {
-	p, err := d.open(unix.LOCK_SH)
+	p, err := d.openSoon()
 	if err != nil {
 		return nil, err
 	}
@@ -39,6 +39,20 @@ func (d *Driver) DisksOf(claims []storage.Claim) ([]*storage.Disk, error) {
 		}
 	}
 	return disks, nil
+}
+
+// patience is enough for one who activates or grows the pool.
+const patience = 200 * time.Millisecond
+
+// openSoon is open for who only looks: a trim or a gc may have the pool alone for a minute,
+// and the callers of state do not expect to wait.
+func (d *Driver) openSoon() (*pool, error) {
+	for end := time.Now().Add(patience); ; time.Sleep(patience / 20) {
+		p, err := d.open(unix.LOCK_SH | unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			return p, err
+		}
+	}
 }
 
 // diskOf is the disk of one container; origins has the layers that were looked up before.

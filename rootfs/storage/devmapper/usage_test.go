@@ -264,6 +264,27 @@ func TestReadersDoNotHoldWritersUpForLong(t *testing.T) {
 	r.remove(t, d)
 }
 
+// TestDisksDoNotWait: who has the pool to itself keeps nobody from being told what else
+// there is to tell.
+func TestDisksDoNotWait(t *testing.T) {
+	d := fresh(t, Options{})
+	images := aPool(t, d)
+	r := root(t, d, images[0])
+	defer r.remove(t, d)
+	claims := []storage.Claim{r.claim}
+	alone, err := d.enterAlone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if disks, err := d.DisksOf(claims); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("while another has the pool: %v, %v", disks, err)
+	}
+	alone.leave()
+	if disks, err := d.DisksOf(claims); err != nil || disks[0] == nil {
+		t.Errorf("afterwards: %v, %v", disks, err)
+	}
+}
+
 // TestUsageOfAnInactivePool is read from its file, and leaves it inactive.
 func TestUsageOfAnInactivePool(t *testing.T) {
 	d := fresh(t, Options{})
