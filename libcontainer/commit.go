@@ -63,7 +63,7 @@ func (rt *Runtime) CommitContainer(ctx context.Context, id, name string, opt Com
 		Message: opt.Message, Author: opt.Author, Changes: changes.apply, Labels: changes.labels, Expose: changes.expose, Note: rt.Warn,
 	}
 	img, err := images.Commit(ctx, commit)
-	return img, errors.Join(err, layer.Abort())
+	return img, errors.Join(noRoom(rec.Storage.Driver, err), layer.Abort())
 }
 
 // baseOf is the image that the container was made from: under the name that it had then,

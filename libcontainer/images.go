@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"thinrun/image"
 	"thinrun/libcontainer/state"
 )
@@ -27,9 +29,19 @@ func (rt *Runtime) ImportImage(ctx context.Context, name string, src *image.Sour
 	if err != nil {
 		return nil, err
 	}
-	return image.Open(storageDir).Import(ctx, image.Import{
+	img, err := image.Open(storageDir).Import(ctx, image.Import{
 		Name: name, Source: src, Driver: driver, Layers: d, InUse: rt.usersOf, Note: rt.Warn, Progress: progress,
 	})
+	return img, noRoom(driver, err)
+}
+
+// noRoom says where to look when a layer could not be written. A full pool gives ENOSPC or
+// EIO to a file system, which soon is read-only and says nothing but that.
+func noRoom(driver string, err error) error {
+	if driver == driverDevmapper && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EIO) || errors.Is(err, unix.EROFS)) {
+		return fmt.Errorf("%w (its disk or the pool has no room: see thinrun pool status)", err)
+	}
+	return err
 }
 
 // ListedImage is an image and what its removal would give back.
