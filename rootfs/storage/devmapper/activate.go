@@ -75,8 +75,11 @@ func (p *pool) activate() error {
 	if err := p.look(dm.NoFlush); err != nil {
 		return err
 	}
-	// Nothing was active, so nothing runs: all that no claim of this boot holds is garbage.
-	_, err = p.collect(thins)
+	// Nothing was active, so nothing runs: all that no claim of this boot holds is garbage. A
+	// pool without metadata to delete it with keeps it, until it was grown and gc comes.
+	if _, err = p.collect(thins); err != nil && p.look(dm.NoFlush) == nil && p.usable() != nil {
+		return nil
+	}
 	return err
 }
 

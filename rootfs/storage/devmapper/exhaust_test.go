@@ -287,15 +287,14 @@ func isFull(said string) bool {
 	return strings.Contains(said, unix.ENOSPC.Error()) || strings.Contains(said, unix.EIO.Error()) || strings.Contains(said, unix.EROFS.Error())
 }
 
-// TestMetadataFullRunning: out of metadata, on a host that has no room to grow it. The
-// kernel makes the pool read-only; growing makes it writable again.
-func TestMetadataFullRunning(t *testing.T) {
-	d := onDisk(t, PoolOptions{DataBytes: 512 * mib, MetaBytes: 2 * mib, BaseBytes: gib, LowWater: 16 * mib, MaxBytes: 512 * mib})
+// mappedLayer is a layer with a large file, whose mappings take some metadata: whoever
+// rewrites a little of it everywhere copies them.
+func mappedLayer(t *testing.T, d *Driver, bytes int64) string {
+	t.Helper()
 	l, err := d.NewLayer("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	const bytes = 200 << 20
 	if err := scatter(l.Root(), bytes, 64<<10); err != nil {
 		t.Fatal(err)
 	}
@@ -303,6 +302,65 @@ func TestMetadataFullRunning(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return layer
+}
+
+// garbage takes metadata until so many blocks are used: each thin device takes one, and
+// none of data.
+func garbage(t *testing.T, d *Driver, until uint64) {
+	t.Helper()
+	p, err := d.enter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.leave()
+	for p.kernel.metaUsed < until {
+		if err := p.message("create_thin %d", p.newID()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestMetadataFullAndRebooted: there is not even metadata to delete what the boot has made
+// garbage. To grow the pool is the cure, and may be the first command.
+func TestMetadataFullAndRebooted(t *testing.T) {
+	d := onDisk(t, PoolOptions{DataBytes: 512 * mib, MetaBytes: 2 * mib, BaseBytes: gib, LowWater: 16 * mib, MaxBytes: 512 * mib})
+	const bytes = 200 << 20
+	layer := mappedLayer(t, d, bytes)
+	ballast := fillHost(t, d, mib)
+	src, c := start(t, d, "hog", layer)
+	garbage(t, d, 506)
+	if err := scatter(src.Mount, bytes, 5<<20); err == nil {
+		t.Error("the metadata is not full")
+	}
+	src.Mount.Close()
+	deactivate(t, d)
+	_, err := d.GC()
+	oneLine(t, err, ErrReadOnly, "`thinrun pool grow")
+	if err != nil && strings.Count(err.Error(), "pool "+d.dir) != 1 {
+		t.Errorf("%v: says twice where", err)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	deactivate(t, d)
+	if _, err := d.Grow(GrowOptions{AddMeta: 8 * mib}); err != nil { // the first command after the boot
+		t.Error(err)
+	}
+	if c, err := d.GC(); err != nil || len(c.Removed) < 100 {
+		t.Errorf("gc: %d, %v", len(c.Removed), err)
+	}
+	if err := errors.Join(d.Remove(c), try(d, layer)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestMetadataFullRunning: out of metadata, on a host that has no room to grow it. The
+// kernel makes the pool read-only; growing makes it writable again.
+func TestMetadataFullRunning(t *testing.T) {
+	d := onDisk(t, PoolOptions{DataBytes: 512 * mib, MetaBytes: 2 * mib, BaseBytes: gib, LowWater: 16 * mib, MaxBytes: 512 * mib})
+	const bytes = 200 << 20
+	layer := mappedLayer(t, d, bytes)
 	mine, c1 := start(t, d, "mine", layer)
 	settledJournal(t, mine.Mount)
 	own := writing(t, "own", mine.Mount)
@@ -314,23 +372,9 @@ func TestMetadataFullRunning(t *testing.T) {
 		src, c := start(t, d, fmt.Sprint("hog", i), layer)
 		hogs, claims = append(hogs, src), append(claims, c)
 	}
-	// Each device takes a block of metadata and none of data.
-	garbage := func(until uint64) {
-		t.Helper()
-		p, err := d.enter()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer p.leave()
-		for p.kernel.metaUsed < until {
-			if err := p.message("create_thin %d", p.newID()); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	garbage(470)
+	garbage(t, d, 470)
 	oneLine(t, try(d, layer), ErrMetaFull, "`thinrun pool grow`")
-	garbage(506)
+	garbage(t, d, 506)
 	full := 0 // each rewrites a little everywhere, which copies the leaves of its mappings
 	for _, src := range hogs {
 		if err := scatter(src.Mount, bytes, 5<<20); err != nil {

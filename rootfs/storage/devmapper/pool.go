@@ -337,7 +337,7 @@ func (p *pool) message(format string, args ...any) error {
 		if errors.Is(err, unix.EOPNOTSUPP) && p.look(dm.NoFlush) == nil && p.usable() != nil {
 			return p.usable()
 		}
-		return err
+		return p.fail("%w", err)
 	}
 	if err := p.look(dm.NoFlush); err != nil {
 		return err

@@ -221,9 +221,7 @@ func (p *pool) drop(id uint32) error {
 	case errors.Is(err, unix.ENODATA):
 		return nil
 	case errors.Is(err, unix.EBUSY):
-		return p.fail("thin id %d is active: %w", id, err)
-	case err != nil:
-		return p.fail("%w", err)
+		return fmt.Errorf("thin id %d is active: %w", id, err)
 	}
-	return nil
+	return err
 }
