@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"syscall"
 
 	"thinrun/libcontainer/state"
@@ -37,6 +38,9 @@ func IsGuardian(args []string) bool { return len(args) == 6 && args[1] == guardi
 // Guardian is main for the guardian: argv is ["thinrun", "guardian", --root, --storage,
 // kind, name], and its socket is descriptor 3.
 func Guardian(args []string) int {
+	// Who ends a unit or a job sends its signal to all in there. The commit may die of it:
+	// that is what we are for.
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
 	parent := os.NewFile(3, "parent")
 	rt := &Runtime{Root: args[2], Storage: args[3], StorageDriver: driverAuto, Warn: func(string) {}}
 	if _, err := parent.Write([]byte{1}); err != nil { // it has gone before it made anything still
