@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -163,19 +162,22 @@ func scan(path string, fields int, match func(fields []string) bool) (bool, erro
 	if err != nil {
 		return false, err
 	}
-	f := os.NewFile(uintptr(fd), path)
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
 		return false, err
 	}
-	if !st.Mode().IsRegular() {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return false, errors.New("not a regular file")
 	}
-	data, err := io.ReadAll(io.LimitReader(f, passwdLimit+1))
+	// As much as it says that it has: the kernel's own files say nothing, and a link to
+	// /proc/kmsg would have us wait for the host's messages, and take them from it.
+	data := make([]byte, min(st.Size, passwdLimit+1))
+	n, err := readFull(fd, data)
 	if err != nil {
 		return false, err
 	}
+	data = data[:n]
 	whole := data
 	if len(data) > passwdLimit { // half a line may say something else
 		whole = data[:bytes.LastIndexByte(data, '\n')+1]
@@ -189,6 +191,22 @@ func scan(path string, fields int, match func(fields []string) bool) (bool, erro
 		return false, fmt.Errorf("longer than %d bytes", passwdLimit)
 	}
 	return false, nil
+}
+
+// readFull reads until buf is full or the file ends. Not by an os.File: one that does not
+// block has Go start its poller, which is more work than the reading.
+func readFull(fd int, buf []byte) (n int, err error) {
+	for n < len(buf) {
+		more, err := unix.Read(fd, buf[n:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || more == 0 {
+			return n, err
+		}
+		n += more
+	}
+	return n, nil
 }
 
 // homeOf is where the user's line of passwd says, or "/": a container without passwd is
