@@ -148,6 +148,9 @@ func TestRegistryFaults(t *testing.T) {
 	}{
 		{"no such tag", "img:2", nil, []string{"404 Not Found", "no such image or tag"}},
 		{"no such digest", "img@sha256:" + strings.Repeat("0", 64), nil, []string{"404"}},
+		{"a digest that is not verified", "img@sha512:" + strings.Repeat("0", 128), at("/manifests/", func(w http.ResponseWriter, r *http.Request) {
+			w.Write([]byte(`{"schemaVersion":2,"manifests":[]}`)) // whatever the registry likes
+		}), []string{"sha256 digests only"}},
 		{"bad reference", "img:1:2", nil, []string{"reference"}},
 		{"a reference that climbs", "../../x", nil, []string{"reference"}},
 		{"500 at the door", "img:1", at("/v2/", func(w http.ResponseWriter, r *http.Request) {

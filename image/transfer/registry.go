@@ -67,6 +67,9 @@ func parseReference(text string, insecure bool) (name.Reference, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reference %q: %s", printable(text), printable(err.Error()))
 	}
+	if d, ok := ref.(name.Digest); ok && !strings.HasPrefix(d.DigestStr(), "sha256:") {
+		return nil, fmt.Errorf("reference %q: thinrun verifies sha256 digests only", printable(text))
+	}
 	for part := range strings.SplitSeq(ref.Context().RepositoryStr(), "/") {
 		if strings.Trim(part, ".") == "" { // "", "." and ".." mean something else in a URL's path
 			return nil, fmt.Errorf("reference %q: %q is no part of a name", printable(text), part)
