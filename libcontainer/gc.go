@@ -100,7 +100,7 @@ func (rt *Runtime) gcStorage(storageDir string) (freed []string, err error) {
 		freed = append(freed, gone...)
 		return err
 	}))
-	if devmapper.Supported() != nil {
+	if devmapper.Supported() != nil || errors.Is(errs[0], image.ErrBusy) { // which the other would say again
 		return freed, errors.Join(errs...)
 	}
 	d, err := rt.pool()

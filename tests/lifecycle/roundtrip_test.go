@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestRoundTrip: what is exported and imported again is the same tree under another name,
@@ -60,6 +62,31 @@ func TestRoundTrip(t *testing.T) {
 	if a, b := strings.Join(layers("back"), " "), strings.Join(layers("again"), " "); a != b || a == "" {
 		t.Errorf("layers %s, and then %s", a, b)
 	}
+}
+
+// TestGCBesideAnExport: while an image is on its way out gc says so, once, and neither waits
+// for the other.
+func TestGCBesideAnExport(t *testing.T) {
+	rt := withImage(t)
+	fifo := t.TempDir() + "/fifo"
+	check(t, unix.Mkfifo(fifo, 0o600))
+	export := rt.Command("image", "export", "base", fifo)
+	rt.Start(export)
+	f, err := os.Open(fifo)
+	check(t, err)
+	defer f.Close()
+	_, err = io.ReadFull(f, make([]byte, 512))
+	check(t, err)
+	rt.Fails(1, []string{"gc"}, "an image is being made or exported; try again when it is done")
+	_, err = io.Copy(io.Discard, f)
+	check(t, err)
+	if got := rt.Wait(export); got.Code != 0 {
+		t.Error(got)
+	}
+	if out := rt.OK("gc"); out != "" {
+		t.Errorf("gc found %q", out)
+	}
+	rt.OK("image", "rm", "base")
 }
 
 // treeOf is what a container of an image sees in its root: names, kinds, modes, owners,
