@@ -71,13 +71,6 @@ func (s *Signals) Stop() {
 	}
 }
 
-// ForwardSignals catches and forwards from now on, until stop.
-func ForwardSignals(process *os.File, terminal *Terminal) (stop func()) {
-	s := CatchSignals()
-	s.Forward(process, terminal)
-	return s.Stop
-}
-
 // ExitCode is the status a shell would show: the process's own, or 128 and the signal
 // that ended it.
 func ExitCode(status unix.WaitStatus) int {
