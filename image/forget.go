@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage/durable"
 )
 
 // Forget removes the records of all images that driver keeps, durably, and calls destroy,
@@ -48,7 +50,7 @@ func (s *Store) Forget(driver string, may func(names []string) error, destroy fu
 		}
 	}
 	if len(names) > 0 {
-		if err := syncDir(s.dir); err != nil {
+		if err := durable.SyncDir(s.dir); err != nil {
 			return err
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage"
+	"thinrun/rootfs/storage/durable"
 )
 
 // Version of the record's format. A newer one than ours is refused, never guessed at; of
@@ -207,10 +208,7 @@ func (s *Store) Remove(name string, layers storage.LayerStore, inUse func(layer 
 	}
 	// The record goes first, durably: a record without its layer is a broken image, a
 	// layer without its record is garbage that gc takes.
-	if err := os.Remove(filepath.Join(s.dir, fileName(img.Name))); err != nil {
-		return err
-	}
-	if err := syncDir(s.dir); err != nil {
+	if err := durable.Remove(filepath.Join(s.dir, fileName(img.Name))); err != nil {
 		return err
 	}
 	if err := s.drop(img.Layers, layers); err != nil {
@@ -299,33 +297,5 @@ func (s *Store) put(img *Image) error {
 	if err != nil {
 		return err
 	}
-	tmp := filepath.Join(s.dir, newRecord)
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err2 := f.Close(); err == nil {
-		err = err2
-	}
-	if err == nil {
-		err = os.Rename(tmp, filepath.Join(s.dir, fileName(img.Name)))
-	}
-	if err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	return syncDir(s.dir)
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return durable.WriteVia(filepath.Join(s.dir, newRecord), filepath.Join(s.dir, fileName(img.Name)), data)
 }

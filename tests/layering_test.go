@@ -28,12 +28,13 @@ func diagram() map[string][]string {
 		json    = lib + "jsontext"
 		info    = lib + "mountinfo"
 		storage = "rootfs/storage"
+		durable = storage + "/durable"
 		dm      = storage + "/devmapper"
 	)
 	return map[string][]string{
 		// Command files translate: flags, one call, output.
 		".":              {"libcontainer", lib + "bundle", "image", "image/transfer", storage, dm, storage + "/overlay"},
-		"image":          {storage, "image/layer"},
+		"image":          {storage, durable, "image/layer"},
 		"image/transfer": {"image"}, // linked into the second face only
 		"image/layer":    {},
 		// The one package that knows the others.
@@ -57,10 +58,11 @@ func diagram() map[string][]string {
 		info:               {},
 		// Storage: the contract, the drivers, the kernel's words.
 		storage:                  {},
+		durable:                  {},
 		storage + "/storagetest": {storage},
 		storage + "/dir":         {storage},
-		storage + "/overlay":     {storage},
-		dm:                       {storage, dm + "/base", dm + "/devnode", dm + "/dm", dm + "/loop", dm + "/thinmeta"},
+		storage + "/overlay":     {storage, durable},
+		dm:                       {storage, durable, dm + "/base", dm + "/devnode", dm + "/dm", dm + "/loop", dm + "/thinmeta"},
 		dm + "/base":             {},
 		dm + "/devnode":          {},
 		dm + "/dm":               {dm + "/devnode"},

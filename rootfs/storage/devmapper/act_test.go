@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage"
+	"thinrun/rootfs/storage/durable"
 	"thinrun/rootfs/storage/storagetest"
 )
 
@@ -24,7 +25,7 @@ import (
 const actEnv = "THINRUN_DEVMAPPER_ACT"
 
 type act struct {
-	Do      string // pool, layer, prepare, remove, remove layer, fork, guard, grow, destroy, gc
+	Do      string // pool, layer, prepare, remove, remove layer, fork, guard, grow, lock, destroy, gc
 	Storage string
 	Layer   string
 	Claim   string // file: prepare saves into it, remove reads it
@@ -114,6 +115,9 @@ func (a act) run() error {
 	case "grow":
 		_, err := d.Grow(GrowOptions{AddData: 64 * mib, AddMeta: 4 * mib})
 		return err
+	case "lock":
+		_, err := d.locked(unix.LOCK_EX)
+		return err
 	case "repair":
 		return d.Repair()
 	case "destroy":
@@ -170,7 +174,7 @@ func saveTo(path string) func(storage.Claim) error {
 		if err != nil {
 			return err
 		}
-		return writeDurable(path, b)
+		return durable.Write(path, b)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"thinrun/rootfs/storage/devmapper/base"
 	"thinrun/rootfs/storage/devmapper/dm"
 	"thinrun/rootfs/storage/devmapper/thinmeta"
+	"thinrun/rootfs/storage/durable"
 )
 
 // PoolOptions say how a pool is made. All zero values are chosen by what the storage's
@@ -261,7 +262,7 @@ func blank(path string) (bytes_ uint64, err error) {
 // build makes the pool, its base layer, and last the record that says ready.
 func (d *Driver) build(m made) error {
 	d.step("record new pool")
-	if err := writeDurable(d.recordPath(), m.encode()); err != nil {
+	if err := durable.Write(d.recordPath(), m.encode()); err != nil {
 		return fmt.Errorf("pool: %w", err)
 	}
 	for _, dir := range []string{d.layersDir(), d.openDir()} {
@@ -295,7 +296,7 @@ func (d *Driver) build(m made) error {
 	}
 	p.base, p.ready = l.id(), true
 	d.step("pool ready")
-	if err := writeDurable(d.recordPath(), p.encode()); err != nil {
+	if err := durable.Write(d.recordPath(), p.encode()); err != nil {
 		return fmt.Errorf("pool: %w", err)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage"
+	"thinrun/rootfs/storage/durable"
 )
 
 func TestPoolSizes(t *testing.T) {
@@ -113,7 +114,7 @@ func TestMetadataFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.meta.ours = false
-	if err := writeDurable(p.recordPath(), p.encode()); err != nil {
+	if err := durable.Write(p.recordPath(), p.encode()); err != nil {
 		t.Fatal(err)
 	}
 	p.leave()
@@ -144,7 +145,7 @@ func TestMetadataFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.meta.ours = true
-	if err := writeDurable(p.recordPath(), p.encode()); err != nil {
+	if err := durable.Write(p.recordPath(), p.encode()); err != nil {
 		t.Fatal(err)
 	}
 	p.leave()

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage/devmapper/loop"
+	"thinrun/rootfs/storage/durable"
 )
 
 // Destroy takes the pool away, with all layers in it: devices, loop devices, and the
@@ -28,7 +29,7 @@ func (d *Driver) Destroy() error {
 		// From here on it is a half-made pool, for whoever finds it if we are killed.
 		p.ready = false
 		p.step("record end")
-		if err := writeDurable(p.recordPath(), p.encode()); err != nil {
+		if err := durable.Write(p.recordPath(), p.encode()); err != nil {
 			return p.fail("%w", err)
 		}
 	}
@@ -219,7 +220,7 @@ func (p *pool) forget() error {
 		}
 	}
 	p.step("remove record")
-	if err := removeDurable(p.recordPath()); err != nil {
+	if err := durable.Remove(p.recordPath()); err != nil {
 		return p.fail("%w", err)
 	}
 	return nil

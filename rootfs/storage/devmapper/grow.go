@@ -11,6 +11,7 @@ import (
 	"thinrun/rootfs/storage/devmapper/dm"
 	"thinrun/rootfs/storage/devmapper/loop"
 	"thinrun/rootfs/storage/devmapper/thinmeta"
+	"thinrun/rootfs/storage/durable"
 )
 
 // maxMeta is the most that dm-thin uses: 255 bitmaps of 16192 blocks (0x3f8040 of 4 KiB).
@@ -218,7 +219,7 @@ func (p *pool) counting(bytes uint64) uint64 {
 // resize records the pool's new sizes and has the kernel take them.
 func (p *pool) resize(next made) error {
 	p.step("record growth")
-	if err := writeDurable(p.recordPath(), next.encode()); err != nil {
+	if err := durable.Write(p.recordPath(), next.encode()); err != nil {
 		return p.fail("%w", err)
 	}
 	p.made = next

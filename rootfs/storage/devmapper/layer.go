@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage"
+	"thinrun/rootfs/storage/durable"
 )
 
 // layer is a sealed layer's record. It is durable before anything may count on the layer,
@@ -67,7 +68,7 @@ func parseLayerID(id string) (thin, created uint32, ok bool) {
 }
 
 func (p *pool) writeLayer(l layer) error {
-	err := writeDurable(p.layerPath(l.thin), lines("thinId", l.thin, "created", l.created,
+	err := durable.Write(p.layerPath(l.thin), lines("thinId", l.thin, "created", l.created,
 		"parent", l.parent, "chain", l.chain, "bytes", l.bytes, "mapped", l.mapped, "fs", "ext4", "base", l.base))
 	if err != nil {
 		return p.fail("layer %s: %w", l.id(), err)
@@ -333,7 +334,7 @@ func (d *Driver) RemoveLayer(id string) error {
 		return c.discard()
 	}
 	d.step("unlink layer")
-	if err := removeDurable(d.layerPath(l.thin)); err != nil {
+	if err := durable.Remove(d.layerPath(l.thin)); err != nil {
 		return errors.Join(p.fail("layer %s: %w", id, err), c.discard())
 	}
 	if err := p.giveBack(l.thin, l.record(), true); err != nil {

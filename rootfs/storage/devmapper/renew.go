@@ -16,6 +16,7 @@ import (
 
 	"thinrun/rootfs/storage/devmapper/dm"
 	"thinrun/rootfs/storage/devmapper/thinmeta"
+	"thinrun/rootfs/storage/durable"
 )
 
 // Renew sets the pool's clock of snapshots back to 1, so that it can make another 2^24
@@ -167,7 +168,7 @@ func (p *pool) logRewrite(what change) error {
 	}
 	sum := sha256.Sum256(log)
 	p.step("log renewal")
-	if err := writeDurable(p.renewalPath(), append(log, sum[:]...)); err != nil {
+	if err := durable.Write(p.renewalPath(), append(log, sum[:]...)); err != nil {
 		return p.fail("%w", err)
 	}
 	return nil
@@ -224,7 +225,7 @@ func (p *pool) finishRenewal() error {
 		return p.fail("%w", err)
 	}
 	p.step("drop renewal's log")
-	if err := removeDurable(p.renewalPath()); err != nil {
+	if err := durable.Remove(p.renewalPath()); err != nil {
 		return p.fail("%w", err)
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage/devmapper/thinmeta"
+	"thinrun/rootfs/storage/durable"
 )
 
 func TestWithout(t *testing.T) {
@@ -392,7 +393,7 @@ func TestStrictPoolIsNotTrimmed(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.strict = true
-	err = writeDurable(p.recordPath(), p.encode())
+	err = durable.Write(p.recordPath(), p.encode())
 	p.leave()
 	if err != nil {
 		t.Fatal(err)

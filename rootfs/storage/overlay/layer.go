@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage"
+	"thinrun/rootfs/storage/durable"
 )
 
 type layer struct {
@@ -165,7 +166,7 @@ func (l *layer) Commit(chain string) (string, error) {
 	}
 	l.dir.Close()
 	l.dir = nil
-	if err := syncDir(l.d.path("layers")); err != nil {
+	if err := durable.SyncDir(l.d.path("layers")); err != nil {
 		return "", err
 	}
 	return l.id, nil
@@ -227,20 +228,11 @@ func (d Driver) RemoveLayer(id string) error {
 		return err
 	}
 	if err == nil {
-		if err := syncDir(d.path("layers")); err != nil {
+		if err := durable.SyncDir(d.path("layers")); err != nil {
 			return err
 		}
 	}
 	return d.removeTree("layers", "del-"+id)
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
 }
 
 // lock takes overlay/lock. The kernel drops it when its holder dies.
