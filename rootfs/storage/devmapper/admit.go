@@ -211,15 +211,10 @@ func (p *pool) settled() {
 }
 
 func (p *pool) admission(how int16) error {
-	for {
-		err := unix.FcntlFlock(p.lock.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: how})
-		if err == nil {
-			return nil
-		}
-		if err != unix.EINTR {
-			return p.fail("admission: %w", err)
-		}
+	if err := lockByte(p.lock, admissionByte, how); err != nil {
+		return p.fail("admission: %w", err)
 	}
+	return nil
 }
 
 // warn tells people, each thing once.

@@ -30,6 +30,7 @@ type pool struct {
 	made
 	ctl    *dm.Control
 	lock   *os.File
+	sole   bool // nobody shares the lock
 	device dm.Device
 	kernel kernelStatus
 }
@@ -100,36 +101,6 @@ func (m *made) blockBytes() uint64 { return m.blockSector * 512 }
 // blocks is how many blocks a disk of so many bytes has at most.
 func (m *made) blocks(bytes uint64) uint64 { return (bytes + m.blockBytes() - 1) / m.blockBytes() }
 
-// locked takes the pool's lock; how is unix.LOCK_SH or LOCK_EX. The descriptor is the
-// lock, and a killed process gives it back.
-func (d *Driver) locked(how int) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(d.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w", d.dir, ErrNoPool)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("pool: %w", err)
-	}
-	if err := relock(f, how); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-// relock takes a lock, or changes it; to do that the kernel gives it up first (flock(2)).
-func relock(f *os.File, how int) error {
-	for {
-		switch err := unix.Flock(int(f.Fd()), how); err {
-		case nil:
-			return nil
-		case unix.EINTR:
-		default:
-			return fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
-	}
-}
-
 var errInactive = errors.New("the pool is not active")
 
 // enter locks the pool (shared), activates it if need be, and makes sure that it is the
@@ -195,7 +166,7 @@ func (d *Driver) openAny(how int) (*pool, error) {
 		lock.Close()
 		return nil, err
 	}
-	return &pool{Driver: d, made: m, ctl: ctl, lock: lock}, nil
+	return &pool{Driver: d, made: m, ctl: ctl, lock: lock, sole: how == unix.LOCK_EX}, nil
 }
 
 func (d *Driver) recordPath() string { return filepath.Join(d.dir, "pool") }

@@ -243,8 +243,11 @@ func (m *committed) once(meta io.ReaderAt, read func(io.ReaderAt, *thinmeta.Supe
 // pool: to who sends it a message it would not be there, and if its suspender was killed,
 // nobody could lock it to resume it as long as another holds the lock and waits for I/O.
 func (m *committed) alone() error {
-	if err := relock(m.lock, unix.LOCK_EX); err != nil {
-		return err
+	if !m.sole {
+		if err := lockAlone(m.lock); err != nil {
+			return m.fail("lock: %w", err)
+		}
+		m.sole = true
 	}
 	// The lock was free for a moment.
 	now, err := m.record()
