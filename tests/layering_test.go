@@ -29,6 +29,7 @@ func diagram() map[string][]string {
 		info    = lib + "mountinfo"
 		storage = "rootfs/storage"
 		durable = storage + "/durable"
+		proc    = storage + "/proc"
 		dm      = storage + "/devmapper"
 	)
 	return map[string][]string{
@@ -42,7 +43,7 @@ func diagram() map[string][]string {
 			"nsenter", "rootfs", storage, dm, storage + "/overlay", storage + "/dir", "image"},
 		// The plan is made of the leaves' Configs.
 		lib + "plan":  {lib + "bundle", lib + "process", lib + "seccomp", lib + "cgroup", lib + "hooks", "nsenter", "rootfs", storage, wire},
-		lib + "state": {storage, json}, // a record names what storage claimed
+		lib + "state": {storage, proc, json}, // a record names what storage claimed
 		// Leaves.
 		lib + "bundle":  {json},
 		lib + "process": {wire},
@@ -59,10 +60,11 @@ func diagram() map[string][]string {
 		// Storage: the contract, the drivers, the kernel's words.
 		storage:                  {},
 		durable:                  {},
+		proc:                     {},
 		storage + "/storagetest": {storage},
 		storage + "/dir":         {storage},
 		storage + "/overlay":     {storage, durable},
-		dm:                       {storage, durable, dm + "/base", dm + "/devnode", dm + "/dm", dm + "/loop", dm + "/thinmeta"},
+		dm:                       {storage, durable, proc, dm + "/base", dm + "/devnode", dm + "/dm", dm + "/loop", dm + "/thinmeta"},
 		dm + "/base":             {},
 		dm + "/devnode":          {},
 		dm + "/dm":               {dm + "/devnode"},

@@ -278,20 +278,6 @@ func TestReusedPIDIsAnotherProcess(t *testing.T) {
 	t.Logf("%s", out)
 }
 
-func TestStartTimeBehindAHostileName(t *testing.T) {
-	const rest = " S 1 7 7 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 99 98"
-	for _, name := range []string{"cat", "a b", ") S 1 1 (", "((", "x) R 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1 ("} {
-		if got, ok := parseStartTime([]byte("7 (" + name + ")" + rest)); got != 4711 || !ok {
-			t.Errorf("%q: %d, %v", name, got, ok)
-		}
-	}
-	for _, bad := range []string{"", "7 (cat", "7 (cat)", "7 (cat) S 1", "7 (cat)" + strings.Replace(rest, "4711", "x", 1)} {
-		if got, ok := parseStartTime([]byte(bad)); ok {
-			t.Errorf("%q: %d", bad, got)
-		}
-	}
-}
-
 func TestStatus(t *testing.T) {
 	creating, created := &Record{Phase: PhaseCreating}, &Record{Phase: PhaseCreated}
 	for _, test := range []struct {

@@ -1,14 +1,13 @@
 package state
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage/proc"
 )
 
 // ErrGone says that the process has ended, reaped or not, or that its pid belongs to
@@ -71,11 +70,14 @@ func openPID(pid int) (*os.File, error) {
 // identify says who pid is. It looks after the pidfd is open: then what it sees is the
 // pidfd's process or a later one, never an earlier one (pidfd_open(2)).
 func identify(pidfd *os.File, pid int) (Process, error) {
-	start, err := startTime(pid)
+	stat, err := proc.Read(pid)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		return Process{}, ErrGone
+	}
 	if err != nil {
 		return Process{}, err
 	}
-	boot, err := bootID()
+	boot, err := proc.BootID()
 	if err != nil {
 		return Process{}, err
 	}
@@ -83,7 +85,7 @@ func identify(pidfd *os.File, pid int) (Process, error) {
 	if err := unix.Fstat(int(pidfd.Fd()), &st); err != nil {
 		return Process{}, fmt.Errorf("process %d: fstat of its pidfd: %w", pid, err)
 	}
-	return Process{PID: pid, StartTime: start, BootID: boot, Inode: st.Ino}, nil
+	return Process{PID: pid, StartTime: stat.Start, BootID: boot, Inode: st.Ino}, nil
 }
 
 // Alive tells whether the process still runs; a zombie does not.
@@ -114,61 +116,4 @@ func stillRuns(pidfd int) error {
 			return nil
 		}
 	}
-}
-
-// startTime reads field 22 of /proc/PID/stat.
-func startTime(pid int) (uint64, error) {
-	name := "/proc/" + strconv.Itoa(pid) + "/stat"
-	stat, err := readProc(name)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
-		return 0, ErrGone
-	}
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", name, err)
-	}
-	start, ok := parseStartTime(stat)
-	if !ok {
-		return 0, fmt.Errorf("BUG: %s: no start time in %q", name, stat)
-	}
-	return start, nil
-}
-
-// parseStartTime counts from the last ")": the second field is the program's name in
-// parentheses, and the name may hold spaces and parentheses itself.
-func parseStartTime(stat []byte) (uint64, bool) {
-	end := bytes.LastIndexByte(stat, ')')
-	if end < 0 {
-		return 0, false
-	}
-	const after = 22 - 3 // the first field behind ")" is number 3
-	fields := bytes.Fields(stat[end+1:])
-	if len(fields) <= after {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(string(fields[after]), 10, 64)
-	return n, err == nil
-}
-
-// bootID differs after each boot: start times and pids begin again.
-func bootID() (string, error) {
-	const name = "/proc/sys/kernel/random/boot_id"
-	id, err := readProc(name)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", name, err)
-	}
-	return string(bytes.TrimSpace(id)), nil
-}
-
-func readProc(name string) ([]byte, error) {
-	f, err := openFile(unix.AT_FDCWD, name, unix.O_RDONLY, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	buf := make([]byte, 2048) // stat has 52 fields of at most 21 bytes
-	n, err := f.Read(buf)
-	if err != nil && err != io.EOF {
-		return nil, err
-	}
-	return buf[:n], nil
 }

@@ -1,16 +1,15 @@
 package devmapper
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage/proc"
 )
 
 func (d *Driver) claimsDir() string { return filepath.Join(d.dir, "claims") }
@@ -158,8 +157,8 @@ func alive(r record) bool {
 	if path := r.str("state"); path != "" && r.num("stateInode") != 0 && inode(path) == r.num("stateInode") {
 		return true
 	}
-	pid := int(r.num("pid"))
-	return pid > 0 && startTime(pid) == r.num("start")
+	pid, start := int(r.num("pid")), r.num("start")
+	return pid > 0 && start != 0 && startTime(pid) == start
 }
 
 func inode(path string) uint64 {
@@ -170,22 +169,18 @@ func inode(path string) uint64 {
 	return st.Ino
 }
 
-// startTime is field 22 of /proc/PID/stat; 0: there is no such process, or a zombie.
+// startTime is when a process started; 0, which says of no claim that its maker lives, when
+// it has ended, reaped or not, or cannot be read.
 func startTime(pid int) uint64 {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
+	st, err := proc.Read(pid)
+	if err != nil || st.State == 'Z' || st.State == 'X' {
 		return 0
 	}
-	_, rest, ok := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
-	f := strings.Fields(rest)
-	if !ok || len(f) < 20 || f[0] == "Z" || f[0] == "X" {
-		return 0
-	}
-	n, _ := strconv.ParseUint(f[19], 10, 64)
-	return n
+	return st.Start
 }
 
+// bootID is empty when it cannot be read: that is not the boot of a claim.
 func bootID() string {
-	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return string(bytes.TrimSpace(b))
+	id, _ := proc.BootID()
+	return id
 }
