@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/fslog"
 )
 
 // option is a key, or key=value, of a file system.
@@ -24,11 +26,11 @@ func newFS(fstype, source string, options []option, superFlags, attr uint64) (in
 		return -1, err
 	}
 	if err := untilDone(func() error { return unix.FsconfigCreate(fd) }); err != nil {
-		return -1, kernelSays(fd, err)
+		return -1, fslog.Explain(fd, err)
 	}
 	mount, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, int(attr))
 	if err != nil {
-		return -1, kernelSays(fd, err)
+		return -1, fslog.Explain(fd, err)
 	}
 	return mount, nil
 }
@@ -44,7 +46,7 @@ func reconfigure(target int, options []option, superFlags uint64) error {
 		return err
 	}
 	if err := untilDone(func() error { return unix.FsconfigReconfigure(fd) }); err != nil {
-		return kernelSays(fd, err)
+		return fslog.Explain(fd, err)
 	}
 	return nil
 }
@@ -52,7 +54,7 @@ func reconfigure(target int, options []option, superFlags uint64) error {
 func configure(fd int, source string, options []option, superFlags uint64) error {
 	if source != "" {
 		if err := unix.FsconfigSetString(fd, "source", source); err != nil {
-			return fmt.Errorf("source %q: %w", source, kernelSays(fd, err))
+			return fmt.Errorf("source %q: %w", source, fslog.Explain(fd, err))
 		}
 	}
 	for _, f := range [...]struct {
@@ -66,7 +68,7 @@ func configure(fd int, source string, options []option, superFlags uint64) error
 			continue
 		}
 		if err := unix.FsconfigSetFlag(fd, f.name); err != nil {
-			return fmt.Errorf("option %q: %w", f.name, kernelSays(fd, err))
+			return fmt.Errorf("option %q: %w", f.name, fslog.Explain(fd, err))
 		}
 	}
 	for _, o := range options {
@@ -81,35 +83,10 @@ func configure(fd int, source string, options []option, superFlags uint64) error
 			err = unix.FsconfigSetString(fd, key, value)
 		}
 		if err != nil {
-			return fmt.Errorf("option %q: %w", o, kernelSays(fd, err))
+			return fmt.Errorf("option %q: %w", o, fslog.Explain(fd, err))
 		}
 	}
 	return nil
-}
-
-// kernelSays adds what the file system wrote about err into its log: one message for
-// each read of the context, "e tmpfs: Bad value for 'size'".
-func kernelSays(fd int, err error) error {
-	var said []string
-	buf := make([]byte, 512)
-	for len(said) < 8 { // as many as the kernel keeps
-		n, rerr := unix.Read(fd, buf)
-		if rerr == unix.EINTR {
-			continue
-		}
-		if rerr != nil || n == 0 {
-			break
-		}
-		text := strings.TrimSpace(string(buf[:n]))
-		if strings.HasPrefix(text, "e ") || strings.HasPrefix(text, "w ") {
-			text = text[2:]
-		}
-		said = append(said, text)
-	}
-	if said == nil {
-		return err
-	}
-	return fmt.Errorf("%w (%s)", err, strings.Join(said, "; "))
 }
 
 func untilDone(call func() error) error {

@@ -27,6 +27,7 @@ func diagram() map[string][]string {
 		wire    = lib + "wire"
 		json    = lib + "jsontext"
 		info    = lib + "mountinfo"
+		fslog   = "rootfs/fslog"
 		storage = "rootfs/storage"
 		durable = storage + "/durable"
 		proc    = storage + "/proc"
@@ -51,20 +52,21 @@ func diagram() map[string][]string {
 		lib + "cgroup":  {wire, info},
 		lib + "hooks":   {wire},
 		"nsenter":       {wire},
-		"rootfs":        {wire, info},
+		"rootfs":        {wire, info, fslog},
 		// The floor.
 		wire:               {},
 		wire + "/wiretest": {wire}, // for tests
 		json:               {},
 		info:               {},
+		fslog:              {},
 		// Storage: the contract, the drivers, the kernel's words.
 		storage:                  {},
 		durable:                  {},
 		proc:                     {},
 		storage + "/storagetest": {storage},
 		storage + "/dir":         {storage},
-		storage + "/overlay":     {storage, durable},
-		dm:                       {storage, durable, proc, dm + "/base", dm + "/devnode", dm + "/dm", dm + "/loop", dm + "/thinmeta"},
+		storage + "/overlay":     {storage, durable, fslog},
+		dm:                       {storage, durable, proc, fslog, dm + "/base", dm + "/devnode", dm + "/dm", dm + "/loop", dm + "/thinmeta"},
 		dm + "/base":             {},
 		dm + "/devnode":          {},
 		dm + "/dm":               {dm + "/devnode"},

@@ -1,7 +1,6 @@
 package devmapper
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"thinrun/rootfs/fslog"
 	"thinrun/rootfs/storage/devmapper/devnode"
 	"thinrun/rootfs/storage/devmapper/dm"
 )
@@ -38,22 +38,13 @@ func (p *pool) mount(dev dm.Device, thrownAway bool) (*os.File, error) {
 		err = unix.FsconfigCreate(fsfd)
 	}
 	if err != nil {
-		return nil, p.fail("mount %s (ext4 on %s): %w", dev.Name, dev.Node(), because(fsfd, err))
+		return nil, p.fail("mount %s (ext4 on %s): %w", dev.Name, dev.Node(), fslog.Explain(fsfd, err))
 	}
 	mnt, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, 0)
 	if err != nil {
 		return nil, p.fail("fsmount %s: %w", dev.Name, err)
 	}
 	return os.NewFile(uintptr(mnt), dev.Node()), nil
-}
-
-// because adds what the kernel wrote about a failed fsconfig, if anything.
-func because(fsfd int, err error) error {
-	var b [512]byte
-	if n, e := unix.Read(fsfd, b[:]); e == nil && n > 2 {
-		return fmt.Errorf("%w (%s)", err, bytes.TrimSpace(b[2:n]))
-	}
-	return err
 }
 
 // openRoot opens the root directory of a detached mount, which itself is an O_PATH.

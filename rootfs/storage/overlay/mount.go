@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/fslog"
 )
 
 // fsconfig copies no more of a string than this, its NUL included (fs/fsopen.c).
@@ -109,9 +111,9 @@ func (d Driver) tryMount(lower []option, upper, work *os.File) (*os.File, error)
 	for _, o := range lower {
 		if err := unix.FsconfigSetString(fs, o.key, o.value); err != nil {
 			if errors.Is(err, unix.EINVAL) {
-				return nil, fmt.Errorf("%w: %s%s", errOption, o.key, kernelSays(fs))
+				return nil, fslog.Explain(fs, fmt.Errorf("%w: %s", errOption, o.key))
 			}
-			return nil, fmt.Errorf("overlay option %s=%s: %w%s", o.key, o.value, err, kernelSays(fs))
+			return nil, fmt.Errorf("overlay option %s=%s: %w", o.key, o.value, fslog.Explain(fs, err))
 		}
 	}
 	// An upper directory may become a layer, which must hold its files' data itself,
@@ -122,12 +124,12 @@ func (d Driver) tryMount(lower []option, upper, work *os.File) (*os.File, error)
 			if why := unfit(upper); why != "" {
 				return nil, errors.New(why)
 			}
-			return nil, fmt.Errorf("overlay option %s for %s: %w%s", o.key, upper.Name(), err, kernelSays(fs))
+			return nil, fmt.Errorf("overlay option %s for %s: %w", o.key, upper.Name(), fslog.Explain(fs, err))
 		}
 	}
 	if d.UserXattr {
 		if err := unix.FsconfigSetFlag(fs, "userxattr"); err != nil {
-			return nil, fmt.Errorf("overlay option userxattr: %w%s", err, kernelSays(fs))
+			return nil, fmt.Errorf("overlay option userxattr: %w", fslog.Explain(fs, err))
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
@@ -138,7 +140,7 @@ func (d Driver) tryMount(lower []option, upper, work *os.File) (*os.File, error)
 		if why := unfit(upper); why != "" {
 			return nil, errors.New(why)
 		}
-		return nil, fmt.Errorf("overlay on %s: %w%s", filepath.Dir(upper.Name()), err, kernelSays(fs))
+		return nil, fmt.Errorf("overlay on %s: %w", filepath.Dir(upper.Name()), fslog.Explain(fs, err))
 	}
 	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 	if err != nil {
@@ -154,22 +156,4 @@ func unfit(upper *os.File) string {
 		return fmt.Sprintf("%s is itself on an overlay, which cannot carry another: put --storage on ext4, xfs or tmpfs", filepath.Dir(upper.Name()))
 	}
 	return ""
-}
-
-// kernelSays is what the kernel has written into the fs context (fsopen(2)), as
-// ": text", or nothing.
-func kernelSays(fs int) string {
-	var buf [512]byte
-	var said []string
-	for {
-		n, err := unix.Read(fs, buf[:])
-		if err != nil || n <= 0 {
-			break
-		}
-		said = append(said, strings.TrimSpace(string(buf[:n])))
-	}
-	if len(said) == 0 {
-		return ""
-	}
-	return " (the kernel says: " + strings.Join(said, "; ") + ")"
 }
