@@ -16,7 +16,8 @@ import (
 )
 
 // cheapMany is how many unfinished claims a command looks at in passing: there are only
-// as many as commands are at work, plus those that were killed.
+// as many as commands are at work, plus those that were killed. Which ones, chance says: a
+// directory lists them in the same order each time, and the first may be those at work.
 const cheapMany = 16
 
 // Collected is what a collection did.
@@ -81,14 +82,17 @@ func (d *Driver) CheapGC(n int) error {
 }
 
 func (d *Driver) cheapGC(p *pool, n int) error {
-	dir, err := os.Open(d.openDir())
+	names, err := readNames(d.openDir())
 	if err != nil {
 		return p.fail("%w", err)
 	}
-	defer dir.Close()
-	names, _ := dir.Readdirnames(n)
 	var failed error
-	for _, name := range names {
+	from := 0
+	if len(names) > n {
+		from = int(random() % uint64(len(names)))
+	}
+	for i := range min(n, len(names)) {
+		name := names[(from+i)%len(names)]
 		id, err := strconv.ParseUint(name, 16, 24)
 		if err != nil {
 			continue
