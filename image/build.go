@@ -163,7 +163,7 @@ func (b *build) add(ctx context.Context, im Import, i int, tell func(int64)) (by
 	defer func() {
 		err = errors.Join(err, l.Abort()) // nothing to do after Commit
 	}()
-	options := layer.Options{Note: im.Note, Storage: b.s.storage, Whiteouts: im.Source.Config != nil}
+	options := layer.Options{Note: im.Note, Storage: b.s.storage, Whiteouts: im.Source.Config != nil, Room: l.Room}
 	var done layer.Done
 	if src.Dir != nil {
 		if done, err = layer.Copy(ctx, l.Root(), src.Dir, options); err != nil {

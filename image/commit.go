@@ -180,7 +180,7 @@ func (b *build) changes(ctx context.Context, c Commit) (l storage.Layer, diffID 
 		_, err := diff(w)
 		w.CloseWithError(err) // nil is the end
 	}()
-	done, err := layer.Apply(ctx, l.Root(), r, layer.Options{Whiteouts: true, Note: c.Note})
+	done, err := layer.Apply(ctx, l.Root(), r, layer.Options{Whiteouts: true, Note: c.Note, Room: l.Room})
 	r.Close() // diff's next write fails, and so it ends
 	<-over
 	return l, hexDigest(sum.Sum(nil)), done.Bytes, err

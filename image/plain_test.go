@@ -92,6 +92,8 @@ type plainLayer struct {
 
 func (l *plainLayer) Root() *os.File { return l.root }
 
+func (l *plainLayer) Room() (uint64, error) { return 1 << 30, nil }
+
 func (l *plainLayer) Commit(chain string) (string, error) {
 	if l.p.fail == "commit" {
 		return "", errPlain

@@ -250,6 +250,9 @@ func (c *copier) content(dst, src int, size int64) (at int64, err error) {
 				err = errors.New("shrank while it was read")
 			}
 			if err == nil {
+				err = c.t.spend(n)
+			}
+			if err == nil {
 				err = pwrite(dst, buf[:n], at)
 			}
 			if err != nil {

@@ -3,6 +3,7 @@ package layer
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -266,5 +267,41 @@ func TestRandomArchives(t *testing.T) {
 	}
 	if taken < rounds/20 || taken > rounds*19/20 {
 		t.Errorf("%d of %d archives were taken: the generator tests only one side", taken, rounds)
+	}
+}
+
+// TestRoomIsAskedFor: whoever keeps the layer is asked before much is written, and its no
+// ends the work.
+func TestRoomIsAskedFor(t *testing.T) {
+	var tarred bytes.Buffer
+	w := tar.NewWriter(&tarred)
+	const each = 1 << 20
+	for i := range 64 {
+		if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf("file%d", i), Mode: 0o644, Size: each, Uid: os.Getuid(), Gid: os.Getgid()}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(bytes.Repeat([]byte{byte(i + 1)}, each)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	full, left := errors.New("the store is full"), uint64(16<<20)
+	_, err = Apply(t.Context(), root, &tarred, Options{Room: func() (uint64, error) {
+		if left == 0 {
+			return 0, full
+		}
+		left /= 2
+		return left, nil
+	}})
+	names, _ := root.Readdirnames(-1)
+	if !errors.Is(err, full) || !strings.Contains(err.Error(), `archive member "file`) || len(names) < 16 || len(names) > 24 {
+		t.Errorf("%v, with %d files of 1 MiB where there was room for 20", err, len(names))
 	}
 }

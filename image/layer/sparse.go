@@ -16,6 +16,9 @@ func (t *tree) sparse(fd int, r io.Reader) (end int64, err error) {
 		for rest := t.buf[:n]; len(rest) > 0; {
 			run, hole := sameKind(rest)
 			if !hole {
+				if err := t.spend(run); err != nil {
+					return end, err
+				}
 				if err := pwrite(fd, rest[:run], at); err != nil {
 					return end, err
 				}

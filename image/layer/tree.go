@@ -22,6 +22,9 @@ type Options struct {
 	Storage string
 	// Whiteouts: the tar is an OCI layer, whose ".wh." names say what of the tree goes.
 	Whiteouts bool
+	// Room, if not nil, is how many bytes may be written before it is asked again; its error
+	// ends the work. It is storage.Layer's.
+	Room func() (uint64, error)
 }
 
 // Done says what Apply or Copy has made.
@@ -52,7 +55,15 @@ type tree struct {
 	touched []dirTimes          // of directories that were there: as they were
 	mine    map[place]struct{}  // what this layer has brought
 	buf     []byte
+	room    uint64 // what may be written without asking
 }
+
+// before is how much may be written before Room is asked: most layers are small, and each
+// store has that much.
+const before = 4 << 20
+
+// perFile is about what an inode and a name take.
+const perFile = 512
 
 type ids struct{ uid, gid int64 }
 
@@ -89,7 +100,7 @@ func newTree(ctx context.Context, root *os.File, o Options) *tree {
 	t := &tree{
 		ctx: ctx, root: int(root.Fd()), o: o, noted: make(map[string]bool), at: dir{fd: -1},
 		us: ids{int64(os.Geteuid()), int64(os.Getegid())}, umask: umask(),
-		listed: make(map[string]struct{}), buf: make([]byte, 256<<10),
+		listed: make(map[string]struct{}), buf: make([]byte, 256<<10), room: before,
 	}
 	if o.Whiteouts {
 		t.mine = make(map[place]struct{})
@@ -98,6 +109,22 @@ func newTree(ctx context.Context, root *os.File, o Options) *tree {
 }
 
 func (t *tree) close() { t.at.close() }
+
+// spend is called before n bytes are written.
+func (t *tree) spend(n int) error {
+	if t.o.Room == nil {
+		return nil
+	}
+	for t.room < uint64(n) {
+		more, err := t.o.Room()
+		if err != nil {
+			return err
+		}
+		t.room = max(more, uint64(n))
+	}
+	t.room -= uint64(n)
+	return nil
+}
 
 // say tells the user once about a kind of thing.
 func (t *tree) say(kind, text string) {
@@ -134,6 +161,9 @@ func (t *tree) add(e *entry) error {
 		if err := e.check(); err != nil {
 			return err
 		}
+	}
+	if err := t.spend(perFile); err != nil {
+		return err
 	}
 	if e.path == "." {
 		if !e.isDir() {

@@ -73,6 +73,10 @@ type LayerInfo struct {
 type Layer interface {
 	// Root is a directory descriptor of the layer's whole tree, parent's files included.
 	Root() *os.File
+	// Room is how many bytes may be written to the tree before it is asked again. It counts
+	// what was written, and makes room where it can; an error says that more would take what
+	// those need who are running.
+	Room() (bytes uint64, err error)
 	// Commit makes all of it durable and seals it; the id is what Prepare and NewLayer take.
 	// chain is the layer's OCI chain id ("sha256:..."), by which another image finds and
 	// shares it; "" for a layer that nobody will look for. It is part of the layer's own
