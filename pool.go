@@ -95,6 +95,7 @@ func poolCommand() *cli.Command {
 			{
 				Name:  "trim",
 				Usage: "give the host back what nobody in the pool uses",
+				Flags: []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
 				Action: func(c *cli.Context) error {
 					if err := noArgs(c); err != nil {
 						return err
@@ -103,7 +104,14 @@ func poolCommand() *cli.Command {
 					if err != nil {
 						return err
 					}
-					fmt.Fprintf(c.App.Writer, "%s given back\n", size(int64(trimmed.Bytes)))
+					if done, err := printJSON(c, trimmed); done {
+						return err
+					}
+					kept := ""
+					if trimmed.Reserve > 0 {
+						kept = fmt.Sprintf("; %s stay, free, for what is written next", size(int64(trimmed.Reserve)))
+					}
+					fmt.Fprintf(c.App.Writer, "%s given back%s\n", size(int64(trimmed.Bytes)), kept)
 					return nil
 				},
 			},
