@@ -267,6 +267,9 @@ func printReport(c *cli.Context, r *libcontainer.PoolReport) error {
 		for _, problem := range r.Problems {
 			fmt.Fprintln(c.App.Writer, problem)
 		}
+		if r.Cure != "" {
+			fmt.Fprintln(c.App.Writer, r.Cure)
+		}
 		if r.OK {
 			fmt.Fprintf(c.App.Writer, "good: %d layers, %d containers, %d thin devices, %d blocks\n", r.Layers, r.Containers, r.Thins, r.Blocks)
 		}

@@ -1,6 +1,7 @@
 package devmapper
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,8 @@ type Report struct {
 	// Leaked data blocks are in use by nobody, as a power cut may leave them. They are lost
 	// to the pool, and harm nothing.
 	Leaked uint64 `json:"leakedBlocks"`
+	// Cure is what to do when nothing is wrong that Repair could not put right.
+	Cure string `json:"cure,omitempty"`
 
 	Active     bool   `json:"active"`
 	Layers     int    `json:"layers"`
@@ -56,19 +59,17 @@ func (d *Driver) Check() (Report, error) {
 	}
 	err = p.look(dm.NoFlush)
 	r := Report{Active: err == nil}
+	cure := false
 	switch {
 	case errors.Is(err, errInactive):
 		if err := p.finishRenewal(); err != nil {
 			return r, err
 		}
-		checked, err = p.check(0)
+		if checked, err = p.check(0); err == nil {
+			cure, err = p.cures(checked, 0)
+		}
 	case err == nil && checked == nil:
-		err = p.guarded(func() error {
-			return p.still(func() (err error) {
-				checked, err = p.check(tooLong)
-				return err
-			})
-		})
+		checked, cure, err = p.checkStill()
 	case err == nil:
 		checked.Thins, err = p.thins() // as they are now
 	}
@@ -76,12 +77,55 @@ func (d *Driver) Check() (Report, error) {
 		return r, err
 	}
 	r.Problems, r.Leaked = checked.Problems, checked.Leaked
+	if cure {
+		r.Cure = "only counts are wrong, as a metadata snapshot of another tool or a failed write leaves them, and no data is lost: stop all containers of the pool and run `thinrun pool check --repair`"
+	}
 	r.Blocks, r.MetaBlocks, r.Thins = checked.Data, checked.Meta, len(checked.Thins)
 	if err := p.checkRecords(&r, checked.Thins); err != nil {
 		return r, err
 	}
 	r.OK = len(r.Problems) == 0
 	return r, nil
+}
+
+// checkStill checks an active pool while nobody can write to it. cure: Repair would put
+// right what it found.
+func (p *pool) checkStill() (checked *thinmeta.Checked, cure bool, err error) {
+	err = p.guarded(func() error {
+		return p.still(func() (err error) {
+			if checked, err = p.check(tooLong); err == nil {
+				cure, err = p.cures(checked, tooLong)
+			}
+			return err
+		})
+	})
+	return checked, cure, err
+}
+
+// cures tells if the metadata would be good with its counts worked out anew (recount).
+func (p *pool) cures(checked *thinmeta.Checked, long time.Duration) (bool, error) {
+	if checked.OK() {
+		return false, nil
+	}
+	meta, err := p.metadata()
+	if err != nil {
+		return false, err
+	}
+	defer meta.Close()
+	r := io.ReaderAt(meta)
+	if long > 0 {
+		r = hurried{meta, time.Now().Add(long)}
+	}
+	next := patched{r: r, blocks: map[uint64][]byte{}}
+	err = thinmeta.Recount(r, p.data.bytes/p.blockBytes(), func(block uint64, content []byte) error {
+		next.blocks[block] = bytes.Clone(content)
+		return nil
+	})
+	if err != nil || len(next.blocks) == 0 {
+		return false, nil // it is beyond that, or takes too long to tell
+	}
+	after, err := thinmeta.Check(next, p.data.bytes/p.blockBytes())
+	return err == nil && after.OK(), nil
 }
 
 // checkBeside checks an active pool without getting in anybody's way; nil: not known.

@@ -236,6 +236,44 @@ func flipNode(t *testing.T, path string) {
 	writeAt(t, path, at, []byte{b[at] ^ 1})
 }
 
+// TestWrongCounts: when only counts are wrong the check says what puts them right, of a pool
+// that works as of one that is not active, and that does it once nobody uses the pool.
+func TestWrongCounts(t *testing.T) {
+	d := fresh(t, Options{})
+	layer := image(t, d)
+	reserve(t, d)
+	r := root(t, d, layer)
+	r.write(t, "f", 1, 1<<20)
+	r.remove(t, d)
+	deactivate(t, d)
+	patch(t, d, func(b []byte) { clear(b[56:64]) }) // the snapshot is gone, what it counted is not
+	wrong := func(active bool) {
+		t.Helper()
+		report, err := d.Check()
+		if err != nil || report.OK || report.Active != active || !strings.Contains(report.Cure, "`thinrun pool check --repair`") || !strings.Contains(report.Cure, "stop all containers") {
+			t.Errorf("%+v, %v", report, err)
+		}
+	}
+	wrong(false)
+	src, c := prepared(t, d, layer)
+	wrong(true)
+	if err := d.Repair(); !errors.Is(err, ErrInUse) {
+		t.Errorf("repair of a pool in use: %v", err)
+	}
+	src.Mount.Close()
+	if err := errors.Join(d.Remove(c), d.Repair()); err != nil {
+		t.Error(err)
+	}
+	if report, err := d.Check(); err != nil || !report.OK || report.Cure != "" || report.Leaked != 0 || !report.Active {
+		t.Errorf("repaired: %+v, %v", report, err)
+	}
+	deactivate(t, d)
+	flipNode(t, d.dir+"/meta")
+	if report, err := d.Check(); err != nil || report.OK || report.Cure != "" {
+		t.Errorf("damaged: %+v, %v; no repair does it", report, err)
+	}
+}
+
 // TestSuspendedPoolComesBack: whoever was killed while it held the pool still.
 func TestSuspendedPoolComesBack(t *testing.T) {
 	d := fresh(t, Options{})

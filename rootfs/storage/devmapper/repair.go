@@ -15,7 +15,13 @@ import (
 // damaged it leaves alone: that is thin_repair's.
 //
 // Killed anywhere it can be repeated, or is finished by the next command.
+//
+// A pool that the kernel takes for well may still count wrong; that is put right, too.
 func (d *Driver) Repair() error {
+	checked, err := d.checkBeside()
+	if err != nil {
+		return err
+	}
 	p, err := d.open(unix.LOCK_EX)
 	if err != nil {
 		return err
@@ -26,7 +32,13 @@ func (d *Driver) Repair() error {
 	}
 	switch err := p.look(dm.NoFlush); {
 	case err == nil && p.usable() == nil:
-		return nil
+		cure := false
+		if checked == nil {
+			_, cure, err = p.checkStill()
+		}
+		if err != nil || !cure {
+			return err // what is damaged Check tells
+		}
 	case err == nil && p.kernel.mode == "ro" && !p.kernel.needsCheck:
 		return p.usable() // out of metadata: to grow it is the cure
 	case err != nil && !errors.Is(err, errInactive):
