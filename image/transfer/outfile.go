@@ -20,14 +20,18 @@ func WriteFile(path string, write func(io.Writer) error) error {
 		}
 		return errors.Join(write(f), f.Close())
 	}
-	part := path + ".part"
+	part := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".part")
 	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
 	unnamed := err == nil
 	if !unnamed && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	if !unnamed { // such file systems get a name that says what it is
-		if fd, err = unix.Open(part, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY|unix.O_CLOEXEC, 0o644); err != nil {
+		if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		// O_EXCL: in a directory of many writers somebody could put a link there.
+		if fd, err = unix.Open(part, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o644); err != nil {
 			return &os.PathError{Op: "open", Path: part, Err: err}
 		}
 	}

@@ -89,7 +89,7 @@ func TestWriteFileIsWholeOrNot(t *testing.T) {
 	if left, _ := os.ReadDir(dir); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
-	check(t, os.WriteFile(path+".part", []byte("of somebody who died"), 0o600))
+	check(t, os.WriteFile(filepath.Join(filepath.Dir(path), ".x.tar.part"), []byte("of somebody who died"), 0o600))
 	check(t, WriteFile(path, text("first", nil)))
 	if err := WriteFile(path, text("half", broken)); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)

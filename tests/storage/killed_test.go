@@ -84,7 +84,7 @@ func TestKilledCommit(t *testing.T) {
 				}
 			},
 		})
-		// Beside the work directory: killed before its last rename, export leaves FILE.part,
+		// Beside the work directory: killed before its last rename, export leaves .FILE.part,
 		// which the next one replaces.
 		file := filepath.Join(t.TempDir(), "archive")
 		p.sweep(verb{
