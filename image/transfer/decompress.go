@@ -12,9 +12,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxWindow is the most that zstd --long=31 asks for. It is memory, page by page as the
-// content fills it.
-const maxWindow = 2 << 30
+// maxWindow is how far back a zstd stream may refer: memory of ours that a stranger asks
+// for. zstd -19 asks for 8 MiB, --ultra -22 for 128, --long for 128; containerd's and
+// Docker's limit is this one.
+const maxWindow = 512 << 20
 
 // decompress looks at the first bytes: a name or a media type tells less. The reader
 // ends with io.EOF only after r has: what r verifies is verified then. With verified, a
