@@ -123,8 +123,11 @@ func (p *pool) finish(id uint32) error {
 			return err
 		}
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return p.fail("%w", err)
+	// Its maker may have died over the layer's record, which nobody writes without the claim.
+	for _, path := range []string{p.layerPath(id) + ".tmp", path} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return p.fail("%w", err)
+		}
 	}
 	return nil
 }

@@ -54,3 +54,27 @@ func TestDeadBehindLiving(t *testing.T) {
 		t.Errorf("after %d looks there are the claims %v, at work are %v", many, names, living)
 	}
 }
+
+// TestHalfOfALayersRecord: killed between the content and the name of a layer's record,
+// its maker leaves a file that the next command takes with the claim.
+func TestHalfOfALayersRecord(t *testing.T) {
+	d := fresh(t, Options{})
+	if err := d.CreatePool(small()); err != nil {
+		t.Fatal(err)
+	}
+	c, err := d.claim(owner{what: "layer"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := d.layerPath(c.thin) + ".tmp"
+	if err := os.WriteFile(half, []byte("version"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.CheapGC(cheapMany); err != nil || !exists(half) {
+		t.Errorf("while its maker lives it is not garbage: %v", err)
+	}
+	c.file.Close() // as when it dies
+	if err := d.CheapGC(cheapMany); err != nil || exists(half) || exists(d.openPath(c.thin)) {
+		t.Errorf("left when its maker is dead: record %v, claim %v: %v", exists(half), exists(d.openPath(c.thin)), err)
+	}
+}
