@@ -653,6 +653,10 @@ func TestFailingDevices(t *testing.T) {
 				mine.Mount.Close()
 				repaired := d.Repair()
 				t.Logf("repair: %v", repaired)
+				if name == "meta" { // a data device that loses writes loses the containers' own
+					replayed(t, d, c1.ThinID, gib)
+					replayed(t, d, c2.ThinID, gib)
+				}
 				for _, c := range append(f.late, c1, c2) {
 					if err := d.Remove(c); err != nil {
 						t.Errorf("remove: %v", err)
