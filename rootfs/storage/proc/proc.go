@@ -37,7 +37,7 @@ func parse(stat []byte) (Stat, bool) {
 	if end < 0 {
 		return Stat{}, false
 	}
-	const state, start = 3 - 3, 22 - 3 // the first field behind ")" is number 3
+	const state, start = 0, 22 - 3 // state is field 3 of proc_pid_stat(5), the first behind ")"
 	fields := bytes.Fields(stat[end+1:])
 	if len(fields) <= start {
 		return Stat{}, false
