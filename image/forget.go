@@ -2,11 +2,8 @@ package image
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage/durable"
 )
@@ -18,19 +15,11 @@ func (s *Store) Forget(driver string, may func(names []string) error, destroy fu
 	if _, err := os.Stat(s.dir); errors.Is(err, os.ErrNotExist) {
 		return errors.Join(may(nil), destroy())
 	}
-	imports, err := s.lock(lockImports, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("%s: %w; try again when it is done", s.storage, ErrBusy)
-	}
+	release, err := s.alone()
 	if err != nil {
 		return err
 	}
-	defer imports()
-	records, err := s.lock(lockRecords, unix.LOCK_EX)
-	if err != nil {
-		return err
-	}
-	defer records()
+	defer release()
 	list, err := s.List()
 	if err != nil {
 		return err // whose layers a damaged record names is unknown

@@ -8,6 +8,7 @@
 package image
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -240,19 +241,11 @@ func (s *Store) Sweep(gc func(keep func(layer string) bool) error) error {
 	if _, err := os.Stat(s.dir); errors.Is(err, os.ErrNotExist) {
 		return gc(func(string) bool { return false })
 	}
-	imports, err := s.lock(lockImports, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("%s: %w; try again when it is done", s.storage, ErrBusy)
-	}
+	release, err := s.alone()
 	if err != nil {
 		return err
 	}
-	defer imports()
-	records, err := s.lock(lockRecords, unix.LOCK_EX)
-	if err != nil {
-		return err
-	}
-	defer records()
+	defer release()
 	if err := os.Remove(filepath.Join(s.dir, newRecord)); err != nil && !errors.Is(err, os.ErrNotExist) { // of a killed put
 		return err
 	}
@@ -261,6 +254,37 @@ func (s *Store) Sweep(gc func(keep func(layer string) bool) error) error {
 		return err
 	}
 	return gc(func(layer string) bool { return known[layer] })
+}
+
+// alone waits until nobody takes an image into use or changes a record, and does not wait
+// for who makes or exports an image: ErrBusy. Two that want the store for themselves take
+// turns, each with all of its work: the second is not told that an image is being made.
+func (s *Store) alone() (release func(), err error) {
+	turns, err := s.locks()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			turns.close()
+		}
+	}()
+	if err := turns.wait(context.Background(), unix.F_WRLCK, judging); err != nil {
+		return nil, err
+	}
+	imports, err := s.lock(lockImports, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("%s: %w; try again when it is done", s.storage, ErrBusy)
+	}
+	if err != nil {
+		return nil, err
+	}
+	records, err := s.lock(lockRecords, unix.LOCK_EX)
+	if err != nil {
+		imports()
+		return nil, err
+	}
+	return func() { records(); imports(); turns.close() }, nil
 }
 
 // The two locks: files that stay, and that the kernel unlocks when a holder dies.

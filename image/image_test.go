@@ -261,6 +261,29 @@ func TestSweep(t *testing.T) {
 	must(t, s.Sweep(func(func(string) bool) error { return nil }))
 }
 
+// A second sweep waits for the first: that nobody can judge beside it does not mean that
+// an image is being made.
+func TestSweepsTakeTurns(t *testing.T) {
+	s, layers := fixture(t)
+	_, err := importTar(t, s, layers, "x", "c", nobody)
+	must(t, err)
+	var order []string
+	second := make(chan error, 1)
+	must(t, s.Sweep(func(func(string) bool) error {
+		go func() {
+			second <- s.Sweep(func(func(string) bool) error {
+				order = append(order, "second")
+				return nil
+			})
+		}()
+		waitsForLock(t, filepath.Join(s.dir, lockChains))
+		order = append(order, "first")
+		return nil
+	}))
+	must(t, <-second)
+	equal(t, "order", order, []string{"first", "second"})
+}
+
 // gate is a reader that tells when it is read and waits.
 type gate struct {
 	once          sync.Once

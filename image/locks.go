@@ -18,13 +18,15 @@ import (
 const lockChains = ".chains"
 
 // locks are one import's, commit's, export's or removal's words about layers. There are
-// two kinds, a byte each:
+// two kinds, a byte for each chain or layer:
 //
 //   - making a chain (alone): a second import of the same layer waits for the first, and
 //     then shares what that has made, or goes on where it died;
 //   - using a layer (shared): from before it is counted on until a record names it. Who
 //     takes layers away wants the byte alone, and leaves what it does not get: then the
 //     last user sees that no record names it.
+//
+// And one byte is the turn of those who judge all layers (judging).
 //
 // Open file description locks, not flock: those have no ranges; and not POSIX's, which
 // another Close in the process would drop.
@@ -37,6 +39,10 @@ func (s *Store) locks() (locks, error) {
 
 // close drops them all.
 func (l locks) close() { l.f.Close() }
+
+// judging is the byte of Store.alone. The hashes of at are spread over the whole range:
+// one that falls on it makes somebody wait, no more.
+const judging = 0
 
 // at is the byte of a chain or a layer. Two that meet in 61 bits wait for each other.
 func at(kind int64, name string) int64 {
