@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -247,8 +248,14 @@ func (rt *Runtime) containersOn(layer string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	others, err := rt.overlay(storageDir).Users(layer)
-	return append(users, others...), err
+	owners, err := rt.overlay(storageDir).Users(layer)
+	for _, owner := range owners {
+		if filepath.Dir(owner) == rt.stateRoot() { // made since the records were read
+			owner = filepath.Base(owner)
+		}
+		users = append(users, owner)
+	}
+	return users, err
 }
 
 // isUnclaimed: there is no container, or none that has come to claim something.
