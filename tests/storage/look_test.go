@@ -278,12 +278,14 @@ func (p *place) settled(want ...view) view {
 
 // ended waits for what a killed run has started: the programs of containers, and children
 // that have not seen yet that they are alone and share its lock. gc takes all of it then.
-// An init that waits at its gate does not end, and holds no lock.
+// An init that waits at its gate does not end, and holds no lock; one that was let through
+// is a running container, whatever its name still is.
 func (p *place) ended() {
 	p.t.Helper()
 	busy := func() bool {
 		for _, line := range p.rt.Snapshot() {
-			if strings.HasPrefix(line, "process ") && !strings.Contains(line, "(thinrun)") {
+			var pid int
+			if n, _ := fmt.Sscanf(line, "process %d", &pid); n == 1 && !listens(pid) {
 				return true
 			}
 		}
@@ -307,4 +309,21 @@ func (p *place) ended() {
 			return
 		}
 	}
+}
+
+// listens: the process has a unix socket on which it accepts, as an init has until somebody
+// has told it to start.
+func listens(pid int) bool {
+	accepting := map[string]bool{}
+	data, _ := os.ReadFile("/proc/net/unix")
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) > 6 && f[3] == "00010000" { // __SO_ACCEPTCON, net/unix/af_unix.c
+			accepting["socket:["+f[6]+"]"] = true
+		}
+	}
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	return slices.ContainsFunc(fds, func(fd string) bool {
+		link, _ := os.Readlink(fd)
+		return accepting[link]
+	})
 }

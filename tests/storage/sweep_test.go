@@ -162,11 +162,6 @@ func (p *place) kills(v verb, points int) {
 			p.ok("gc")
 			got = p.settled(after)
 		}
-		if v.runs && got.diff(before) != "" && got.diff(after) != "" {
-			// Its init was still on its way out and held the container; the next gc has it.
-			p.ok("gc")
-			got = p.settled(before, after)
-		}
 		undone, done := got.diff(before), got.diff(after)
 		half := v.half != nil && got.diff(halfway) == ""
 		switch {
