@@ -23,6 +23,32 @@ type build struct {
 	sizes  map[string]int64 // by layer, of those that are known
 }
 
+// make makes an image: work collects its layers, and the record is written last. When either
+// fails, what is new of the layers is dropped again. An error of work's begins with what.
+func (s *Store) make(p place, what string, work func(*build) error) (*Image, error) {
+	if err := s.mayEnter(p); err != nil { // now, and again before it counts
+		return nil, err
+	}
+	done, err := s.lock(lockImports, unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	b, err := s.build(p.layers, p.img)
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	if err := work(b); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", what, err), b.undo())
+	}
+	old, err := s.enter(p, b.close)
+	if err != nil {
+		return nil, errors.Join(err, b.undo())
+	}
+	return p.img, s.dropReplaced(old, p.layers)
+}
+
 func (s *Store) build(layers storage.LayerStore, img *Image) (*build, error) {
 	l, err := s.locks()
 	if err != nil {

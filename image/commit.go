@@ -43,28 +43,7 @@ func (s *Store) Commit(ctx context.Context, c Commit) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := place{img, c.Layers, c.InUse}
-	if err := s.mayEnter(p); err != nil {
-		return nil, err
-	}
-	done, err := s.lock(lockImports, unix.LOCK_SH)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	b, err := s.build(c.Layers, img)
-	if err != nil {
-		return nil, err
-	}
-	defer b.close()
-	if err := b.commit(ctx, c); err != nil {
-		return nil, errors.Join(fmt.Errorf("commit %s: %w", img.Name, err), b.undo())
-	}
-	old, err := s.enter(p, b.close)
-	if err != nil {
-		return nil, errors.Join(err, b.undo())
-	}
-	return img, s.dropReplaced(old, c.Layers)
+	return s.make(place{img, c.Layers, c.InUse}, "commit "+img.Name, func(b *build) error { return b.commit(ctx, c) })
 }
 
 // plan is the record, but for the new layer.

@@ -2,12 +2,9 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage"
 )
@@ -38,36 +35,15 @@ type Progress struct {
 // that dies before leaves layers that no record names, which the same import takes up
 // again, or gc takes. With both an image and an error, the image is there, and the one it
 // replaced is not all gone.
-func (s *Store) Import(ctx context.Context, im Import) (_ *Image, err error) {
+func (s *Store) Import(ctx context.Context, im Import) (*Image, error) {
 	img, err := im.plan()
 	if err != nil {
-		return nil, err
-	}
-	p := place{img, im.Layers, im.InUse}
-	if err := s.mayEnter(p); err != nil { // now, and again before it counts
 		return nil, err
 	}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, err
 	}
-	done, err := s.lock(lockImports, unix.LOCK_SH)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	b, err := s.build(im.Layers, img)
-	if err != nil {
-		return nil, err
-	}
-	defer b.close()
-	if err := b.fill(ctx, im); err != nil {
-		return nil, errors.Join(fmt.Errorf("import %s: %w", im.Source.From, err), b.undo())
-	}
-	old, err := s.enter(p, b.close)
-	if err != nil {
-		return nil, errors.Join(err, b.undo())
-	}
-	return img, s.dropReplaced(old, im.Layers)
+	return s.make(place{img, im.Layers, im.InUse}, "import "+im.Source.From, func(b *build) error { return b.fill(ctx, im) })
 }
 
 // plan is the record without its layers: all that the source says before one is read.
