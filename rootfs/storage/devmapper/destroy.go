@@ -59,17 +59,8 @@ func (d *Driver) Unused() error {
 }
 
 func (p *pool) unused() error {
-	devices, err := p.ctl.List()
-	if err != nil {
-		return p.fail("%w", err)
-	}
-	for _, dev := range devices {
-		if !p.isThin(dev.Name) {
-			continue
-		}
-		if info, err := p.ctl.Info(dev.Name); err == nil && info.Opened > 0 {
-			return p.fail("%w: %s (%s) is open", ErrInUse, dev.Name, info.Node())
-		}
+	if err := p.noneOpen(); err != nil {
+		return err
 	}
 	for _, dir := range []string{p.claimsDir(), p.openDir()} {
 		entries, err := os.ReadDir(dir)

@@ -77,6 +77,23 @@ func (p *pool) look(flags uint32) error {
 	return p.checkFiles()
 }
 
+// noneOpen refuses, with ErrInUse, while one of the pool's thin devices is open.
+func (p *pool) noneOpen() error {
+	devices, err := p.ctl.List()
+	if err != nil {
+		return p.fail("%w", err)
+	}
+	for _, dev := range devices {
+		if !p.isThin(dev.Name) {
+			continue
+		}
+		if info, err := p.ctl.Info(dev.Name); err == nil && info.Opened > 0 {
+			return p.fail("%w: %s (%s) is open", ErrInUse, dev.Name, info.Node())
+		}
+	}
+	return nil
+}
+
 func (p *pool) foreign(found uint64) error {
 	return p.fail("its fingerprint is %016x, the record says %016x: %w", found, p.fingerprint, ErrForeign)
 }

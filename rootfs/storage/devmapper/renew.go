@@ -94,16 +94,7 @@ func (p *pool) idle() error {
 			}
 		}
 	}
-	devices, err := p.ctl.List()
-	if err != nil {
-		return p.fail("%w", err)
-	}
-	for _, dev := range devices {
-		if info, err := p.ctl.Info(dev.Name); p.isThin(dev.Name) && err == nil && info.Opened > 0 {
-			return p.fail("%w: %s (%s) is open", ErrInUse, dev.Name, info.Node())
-		}
-	}
-	return nil
+	return p.noneOpen()
 }
 
 func (p *pool) renewalPath() string { return filepath.Join(p.dir, "renew") }

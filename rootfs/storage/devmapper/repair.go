@@ -73,17 +73,11 @@ func (d *Driver) Repair() error {
 // that it is activated anew: its device may be well again, and what is on that is the
 // truth. Otherwise all stays as it is.
 func (p *pool) revive() error {
-	devices, err := p.ctl.List()
-	if err != nil {
-		return p.fail("%w", err)
-	}
-	for _, dev := range devices {
-		if !p.isThin(dev.Name) {
-			continue
-		}
-		if info, err := p.ctl.Info(dev.Name); err == nil && info.Opened > 0 {
-			return nil
-		}
+	switch err := p.noneOpen(); {
+	case errors.Is(err, ErrInUse):
+		return nil
+	case err != nil:
+		return err
 	}
 	return p.takeDown()
 }
