@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"hash"
 	"io"
+
+	"thinrun/image/layer"
 )
 
 // stream reads a layer's tar ahead of who unpacks it, and hashes it: decompression and
@@ -52,12 +54,7 @@ func (s *stream) pump(r io.ReadCloser) {
 		case <-s.stop:
 			return
 		}
-		n, err := 0, error(nil)
-		for n < chunkSize/2 && err == nil { // a pipe gives a little at a time
-			var more int
-			more, err = r.Read(buf[n:chunkSize])
-			n += more
-		}
+		n, err := layer.ReadAtLeast(r, buf[:chunkSize], chunkSize/2) // a pipe gives a little at a time
 		s.sum.Write(buf[:n])
 		select {
 		case s.full <- chunk{buf[:n], err}:

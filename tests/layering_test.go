@@ -37,7 +37,7 @@ func diagram() map[string][]string {
 		// Command files translate: flags, one call, output.
 		".":              {"libcontainer", lib + "bundle", "image", "image/transfer", storage, dm, storage + "/overlay"},
 		"image":          {storage, durable, "image/layer"},
-		"image/transfer": {"image"}, // linked into the second face only
+		"image/transfer": {"image", "image/layer"}, // linked into the second face only
 		"image/layer":    {},
 		// The one package that knows the others.
 		"libcontainer": {lib + "bundle", lib + "plan", lib + "process", lib + "seccomp", lib + "cgroup", lib + "state", lib + "hooks", wire,

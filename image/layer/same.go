@@ -102,7 +102,7 @@ func (d *differ) sameContent(p pair) (bool, error) {
 
 // readHalf reads as much as there is; nothing at the end.
 func readHalf(f *os.File, buf []byte) ([]byte, error) {
-	n, err := fill(buf, f)
+	n, err := ReadAtLeast(f, buf, len(buf))
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}

@@ -12,7 +12,7 @@ import (
 func (t *tree) sparse(fd int, r io.Reader) (end int64, err error) {
 	at := int64(0)
 	for {
-		n, err := fill(t.buf, r)
+		n, err := ReadAtLeast(r, t.buf, len(t.buf))
 		for rest := t.buf[:n]; len(rest) > 0; {
 			run, hole := sameKind(rest)
 			if !hole {
@@ -53,10 +53,10 @@ func pwrite(fd int, p []byte, at int64) error {
 	return nil
 }
 
-// fill is io.ReadFull without its second meaning of ErrUnexpectedEOF, which archive/tar
-// has for a cut file.
-func fill(buf []byte, r io.Reader) (n int, err error) {
-	for n < len(buf) && err == nil {
+// ReadAtLeast is io.ReadAtLeast, but an error is neither dropped nor renamed: for
+// archive/tar and for a decompressor io.ErrUnexpectedEOF means a cut file.
+func ReadAtLeast(r io.Reader, buf []byte, min int) (n int, err error) {
+	for n < min && err == nil {
 		var more int
 		more, err = r.Read(buf[n:])
 		n += more

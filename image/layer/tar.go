@@ -51,7 +51,7 @@ func unpack(t *tree, r io.Reader) error {
 	// The rest is padding; reading it verifies the compression's checksum and lets a
 	// writer at the other end of a pipe finish.
 	for {
-		_, err := fill(t.buf, end)
+		_, err := ReadAtLeast(end, t.buf, len(t.buf))
 		if errors.Is(err, io.EOF) {
 			break
 		}

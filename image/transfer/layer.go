@@ -11,6 +11,8 @@ import (
 	"io"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"thinrun/image/layer"
 )
 
 // verifier reads a blob and compares it with its descriptor before it says io.EOF.
@@ -108,7 +110,7 @@ func (l *layerReader) ahead() {
 		if buf == nil {
 			buf = make([]byte, aheadBytes)
 		}
-		n, err := fill(buf, plain)
+		n, err := layer.ReadAtLeast(plain, buf, len(buf))
 		if n > 0 {
 			l.chunks <- buf[:n] // never blocks: there are no more chunks than places
 		}
@@ -118,17 +120,6 @@ func (l *layerReader) ahead() {
 		}
 	}
 	l.err = errors.New("closed")
-}
-
-// fill is io.ReadFull, but an error stays what it is: io.ErrUnexpectedEOF is a
-// decompressor's word for a cut stream.
-func fill(buf []byte, r io.Reader) (n int, err error) {
-	for n < len(buf) && err == nil {
-		var more int
-		more, err = r.Read(buf[n:])
-		n += more
-	}
-	return n, err
 }
 
 func (l *layerReader) Read(p []byte) (int, error) {
