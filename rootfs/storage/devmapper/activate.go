@@ -42,15 +42,9 @@ func (p *pool) activate() error {
 			return err
 		}
 	}
-	if err := p.finishRenewal(); err != nil {
-		return err
-	}
-	sb, err := p.superblock()
+	sb, err := p.offline()
 	if err != nil {
 		return err
-	}
-	if sb.Transaction != p.fingerprint {
-		return p.foreign(sb.Transaction)
 	}
 	if sb.NeedsCheck {
 		return p.needsCheck()
@@ -130,6 +124,22 @@ func (p *pool) settle() error {
 		}
 	}
 	return nil
+}
+
+// offline is the superblock of an inactive pool: what a renewal has left is written out,
+// and it is the one on record.
+func (p *pool) offline() (*thinmeta.Superblock, error) {
+	if err := p.finishRenewal(); err != nil {
+		return nil, err
+	}
+	sb, err := p.superblock()
+	if err != nil {
+		return nil, err
+	}
+	if sb.Transaction != p.fingerprint {
+		return nil, p.foreign(sb.Transaction)
+	}
+	return sb, nil
 }
 
 func (p *pool) offlineThins(sb *thinmeta.Superblock) ([]thinmeta.Thin, error) {

@@ -53,15 +53,8 @@ func (d *Driver) Repair() error {
 	if err := p.checkFiles(); err != nil {
 		return err
 	}
-	if err := p.finishRenewal(); err != nil {
+	if _, err := p.offline(); err != nil {
 		return err
-	}
-	sb, err := p.superblock()
-	if err != nil {
-		return err
-	}
-	if sb.Transaction != p.fingerprint {
-		return p.foreign(sb.Transaction)
 	}
 	if err := p.recount(); err != nil {
 		return err
