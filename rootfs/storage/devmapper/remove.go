@@ -90,12 +90,7 @@ func (d *Driver) lockClaim(path string, how int) (*os.File, record, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("claim: %w", err)
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), how)
-		if err != unix.EINTR {
-			break
-		}
-	}
+	err = flock(f, how)
 	if err == unix.EWOULDBLOCK {
 		f.Close()
 		return nil, nil, nil
