@@ -188,31 +188,21 @@ func (l *layer) Abort() error {
 
 // Layers lists the sealed layers.
 func (d Driver) Layers() (infos []storage.LayerInfo, err error) {
-	names, err := list(d.path("layers"))
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range names {
-		if !isID(id) {
-			continue
+	err = d.eachChain(func(layers []string) error {
+		info := storage.LayerInfo{ID: layers[0]}
+		if len(layers) > 1 {
+			info.Parent = layers[1]
 		}
-		below, err := d.chain(id)
-		if errors.Is(err, ErrNoLayer) {
-			continue // removed meanwhile
-		}
-		if err != nil {
-			return nil, err
-		}
-		info := storage.LayerInfo{ID: id}
-		if len(below) > 1 {
-			info.Parent = below[1]
-		}
-		chain, err := os.ReadFile(d.path("layers", id, "chain"))
+		chain, err := os.ReadFile(d.path("layers", info.ID, "chain"))
 		if err != nil && !errors.Is(err, os.ErrNotExist) { // layers of before have none
-			return nil, err
+			return err
 		}
 		info.Chain = string(chain)
 		infos = append(infos, info)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return infos, nil
 }

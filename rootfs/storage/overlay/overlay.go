@@ -175,6 +175,30 @@ func (d Driver) chain(id string) ([]string, error) {
 	return append([]string{id}, below...), err
 }
 
+// eachChain shows the chain of each sealed layer; what is removed meanwhile is passed over.
+func (d Driver) eachChain(see func(chain []string) error) error {
+	names, err := list(d.path("layers"))
+	if err != nil {
+		return err
+	}
+	for _, id := range names {
+		if !isID(id) {
+			continue
+		}
+		chain, err := d.chain(id)
+		if errors.Is(err, ErrNoLayer) {
+			continue
+		}
+		if err == nil {
+			err = see(chain)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // below reads what a directory of layers says it stands on.
 func (d Driver) below(name string) ([]string, error) {
 	path := d.path("layers", name, "lower")

@@ -29,25 +29,15 @@ func (d Driver) DisksOf(claims []storage.Claim) ([]*storage.Disk, error) {
 // Exclusive counts the groups' own layers. A layer on which one of outside the group
 // stands would not come back: that one needs it.
 func (d Driver) Exclusive(groups map[string][]string) (map[string]uint64, error) {
-	names, err := list(d.path("layers"))
+	above := map[string][]string{} // by layer: those that stand on it
+	err := d.eachChain(func(chain []string) error {
+		for _, below := range chain[1:] {
+			above[below] = append(above[below], chain[0])
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, err
-	}
-	above := map[string][]string{} // by layer: those that stand on it
-	for _, id := range names {
-		if !isID(id) {
-			continue
-		}
-		chain, err := d.chain(id)
-		if errors.Is(err, ErrNoLayer) {
-			continue // removed meanwhile
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, below := range chain[1:] {
-			above[below] = append(above[below], id)
-		}
 	}
 	size := map[string]uint64{} // each layer is counted once
 	sums := map[string]uint64{}
