@@ -154,48 +154,71 @@ func TestHostileArchives(t *testing.T) {
 	if inOwnMounts(t) {
 		return
 	}
-	base := t.TempDir()
-	canary := filepath.Join(base, "canary")
-	must(t, os.MkdirAll(filepath.Join(canary, "dir"), 0o755))
-	must(t, os.WriteFile(filepath.Join(canary, "file"), []byte("alive"), 0o600))
-	before := describe(t, canary)
-	around := filesIn(t, base)
-
-	for _, c := range archives(canary) {
+	host := newHost(t, "dir")
+	for _, c := range archives(host.canary) {
 		t.Run(c.name, func(t *testing.T) {
-			data := archive(t, c.members)
-			root, err := attack(t, base, data)
-			compare(t, describe(t, canary), before)
-			equal(t, "beside the canary", filesIn(t, base), around)
-			switch {
-			case c.refused == "" && err != nil:
-				t.Errorf("refused: %v", err)
-			case c.refused != "" && err == nil:
-				t.Error("taken; want an error")
-			case c.refused != "" && !strings.Contains(err.Error(), fmt.Sprintf("%q", c.refused)):
-				t.Errorf("%v; want an error that names %q", err, c.refused)
-			case err != nil && strings.ContainsAny(err.Error(), "\n\x1b"):
-				t.Errorf("not one line: %q", err)
-			}
-			for _, p := range c.inside {
-				var st unix.Stat_t
-				if err := unix.Lstat(filepath.Join(root, p), &st); err != nil {
-					t.Errorf("%q is not in the layer: %v", p, err)
-				}
-			}
+			root, err := host.attack(t, c, Options{})
+			c.judge(t, root, err)
 		})
 	}
 }
 
-// attack unpacks an archive beside the canary, into a directory that is removed when the
-// test ends.
-func attack(t *testing.T, base string, data []byte) (root string, err error) {
+// host is what the archives are against: a directory in which they are unpacked, and which
+// has the canary.
+type host struct {
+	base, canary   string
+	before, around []string
+}
+
+// newHost makes a host whose canary has a directory of that name.
+func newHost(t *testing.T, dir string) host {
 	t.Helper()
-	root, err = os.MkdirTemp(base, "attack-")
+	base := t.TempDir()
+	canary := filepath.Join(base, "canary")
+	must(t, os.MkdirAll(filepath.Join(canary, dir), 0o755))
+	must(t, os.WriteFile(filepath.Join(canary, "file"), []byte("alive"), 0o600))
+	return host{base, canary, describe(t, canary), filesIn(t, base)}
+}
+
+// unharmed: the canary is as it was, and alone.
+func (h host) unharmed(t *testing.T) {
+	t.Helper()
+	compare(t, describe(t, h.canary), h.before)
+	equal(t, "beside the canary", filesIn(t, h.base), h.around)
+}
+
+// attack unpacks an archive beside the canary, onto what a lower layer has, into a
+// directory that is removed when the test ends.
+func (h host) attack(t *testing.T, c hostile, o Options, lower ...string) (root string, err error) {
+	t.Helper()
+	root, err = os.MkdirTemp(h.base, "attack-")
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(root)) })
-	_, err = Apply(t.Context(), openDir(t, root), bytes.NewReader(data), Options{})
+	plant(t, root, lower...)
+	_, err = Apply(t.Context(), openDir(t, root), bytes.NewReader(archive(t, c.members)), o)
+	h.unharmed(t)
 	return root, err
+}
+
+// judge: the archive was refused, or is in the layer, as it should.
+func (c hostile) judge(t *testing.T, root string, err error) {
+	t.Helper()
+	switch {
+	case c.refused == "" && err != nil:
+		t.Errorf("refused: %v", err)
+	case c.refused != "" && err == nil:
+		t.Error("taken; want an error")
+	case c.refused != "" && !strings.Contains(err.Error(), fmt.Sprintf("%q", c.refused)):
+		t.Errorf("%v; want an error that names %q", err, c.refused)
+	case err != nil && strings.ContainsAny(err.Error(), "\n\x1b"):
+		t.Errorf("not one line: %q", err)
+	}
+	for _, p := range c.inside {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(root, p), &st); err != nil {
+			t.Errorf("%q is not in the layer: %v", p, err)
+		}
+	}
 }
 
 func filesIn(t *testing.T, dir string) (list []string) {
@@ -217,12 +240,8 @@ func TestRandomArchives(t *testing.T) {
 	if inOwnMounts(t) {
 		return
 	}
-	base := t.TempDir()
-	canary := filepath.Join(base, "canary")
-	must(t, os.MkdirAll(filepath.Join(canary, "a", "b"), 0o755))
-	must(t, os.WriteFile(filepath.Join(canary, "file"), []byte("alive"), 0o600))
-	before, around := describe(t, canary), filesIn(t, base)
-	taken := 0
+	host := newHost(t, "a/b")
+	canary, taken := host.canary, 0
 	const rounds = 1000
 	for seed := range uint64(rounds) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -249,7 +268,7 @@ func TestRandomArchives(t *testing.T) {
 				members = append(members, file(name()))
 			}
 		}
-		dir, err := os.MkdirTemp(base, "attack-")
+		dir, err := os.MkdirTemp(host.base, "attack-")
 		must(t, err)
 		root, err := os.Open(dir)
 		must(t, err)
@@ -258,8 +277,7 @@ func TestRandomArchives(t *testing.T) {
 		if refused == nil {
 			taken++
 		}
-		compare(t, describe(t, canary), before)
-		equal(t, "beside the canary", filesIn(t, base), around)
+		host.unharmed(t)
 		must(t, os.RemoveAll(dir))
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
