@@ -3,7 +3,6 @@ package devmapper
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 
@@ -160,17 +159,15 @@ func (p *pool) promised() (bytes uint64, writers int, err error) {
 	}
 	seen := map[uint32]bool{}
 	for _, dir := range []string{p.openDir(), p.claimsDir()} { // a claim moves this way
-		names, err := readNames(dir)
+		ids, err := claimIDs(dir)
 		if err != nil {
 			return 0, 0, p.fail("%w", err)
 		}
-		for _, name := range names {
-			n, err := strconv.ParseUint(name, 16, 24)
-			id := uint32(n)
-			if err != nil || seen[id] || dir == p.claimsDir() && active[id] == "" {
+		for _, id := range ids {
+			if seen[id] || dir == p.claimsDir() && active[id] == "" {
 				continue // of a container that has ended: nobody writes to it again
 			}
-			r, err := readRecord(dir + "/" + name)
+			r, err := readRecord(claimIn(dir, id))
 			if err != nil || r.str("what") == "remove layer" {
 				continue // gone meanwhile, or of one who was killed before it had anything
 			}
@@ -230,13 +227,4 @@ func (d *Driver) warn(err error) {
 	if d.opts.Warn != nil && !said {
 		d.opts.Warn(line)
 	}
-}
-
-func readNames(dir string) ([]string, error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return f.Readdirnames(-1)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -222,16 +221,11 @@ func (p *pool) checkRecords(r *Report, thins []thinmeta.Thin) error {
 	if err == nil && !known[p.base] {
 		r.Problems = append(r.Problems, fmt.Sprintf("the empty base layer %s has no record", p.base))
 	}
-	names, err := readNames(p.claimsDir())
+	ids, err := claimIDs(p.claimsDir())
 	if err != nil {
 		return p.fail("%w", err)
 	}
-	for _, name := range names {
-		n, err := strconv.ParseUint(name, 16, 24)
-		if err != nil {
-			continue
-		}
-		id := uint32(n)
+	for _, id := range ids {
 		c, err := readRecord(p.claimPath(id))
 		if err != nil || c.str("what") != "container" || !alive(c) {
 			continue

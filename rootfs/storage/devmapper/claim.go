@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -15,12 +16,26 @@ import (
 func (d *Driver) claimsDir() string { return filepath.Join(d.dir, "claims") }
 func (d *Driver) openDir() string   { return filepath.Join(d.dir, "claims", "open") }
 
-func (d *Driver) claimPath(id uint32) string {
-	return filepath.Join(d.claimsDir(), fmt.Sprintf("%06x", id))
-}
+func claimIn(dir string, id uint32) string { return filepath.Join(dir, fmt.Sprintf("%06x", id)) }
 
-func (d *Driver) openPath(id uint32) string {
-	return filepath.Join(d.openDir(), fmt.Sprintf("%06x", id))
+func (d *Driver) claimPath(id uint32) string { return claimIn(d.claimsDir(), id) }
+func (d *Driver) openPath(id uint32) string  { return claimIn(d.openDir(), id) }
+
+// claimIDs are the thin ids that have a claim in a directory, in its order. A file with
+// another name is no claim.
+func claimIDs(dir string) (ids []uint32, err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	for _, name := range names {
+		if id, err := strconv.ParseUint(name, 16, 24); err == nil && len(name) == 6 {
+			ids = append(ids, uint32(id))
+		}
+	}
+	return ids, err
 }
 
 // claim holds a thin id while something is being made of it (below open/, its maker has

@@ -62,29 +62,16 @@ func (p *pool) unused() error {
 	if err := p.noneOpen(); err != nil {
 		return err
 	}
-	for _, dir := range []string{p.claimsDir(), p.openDir()} {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return p.fail("%w", err)
+	return p.eachClaim(func(_ uint32, _ string, f *os.File, r record) error {
+		if f == nil {
+			return p.fail("%w: a layer is being written", ErrInUse)
 		}
-		for _, e := range entries {
-			if e.IsDir() {
-				continue
-			}
-			f, r, err := p.lockClaim(dir+"/"+e.Name(), unix.LOCK_EX|unix.LOCK_NB)
-			if err != nil {
-				return err
-			}
-			if f == nil {
-				return p.fail("%w: a layer is being written", ErrInUse)
-			}
-			f.Close()
-			if r.str("what") == "container" && alive(r) {
-				return p.fail("%w: by container %q", ErrInUse, r.str("container"))
-			}
+		f.Close()
+		if r.str("what") == "container" && alive(r) {
+			return p.fail("%w: by container %q", ErrInUse, r.str("container"))
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // undo takes a half-made pool away. Its record names what it was to be made of.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -82,22 +81,17 @@ func (d *Driver) CheapGC(n int) error {
 }
 
 func (d *Driver) cheapGC(p *pool, n int) error {
-	names, err := readNames(d.openDir())
+	ids, err := claimIDs(d.openDir())
 	if err != nil {
 		return p.fail("%w", err)
 	}
 	var failed error
 	from := 0
-	if len(names) > n {
-		from = int(random() % uint64(len(names)))
+	if len(ids) > n {
+		from = int(random() % uint64(len(ids)))
 	}
-	for i := range min(n, len(names)) {
-		name := names[(from+i)%len(names)]
-		id, err := strconv.ParseUint(name, 16, 24)
-		if err != nil {
-			continue
-		}
-		failed = errors.Join(failed, p.finish(uint32(id)))
+	for i := range min(n, len(ids)) {
+		failed = errors.Join(failed, p.finish(ids[(from+i)%len(ids)]))
 	}
 	return failed
 }
@@ -165,32 +159,20 @@ func (p *pool) collect(thins []thinmeta.Thin) (c Collected, err error) {
 			g.file.Close()
 		}
 	}()
-	for _, dir := range []string{p.claimsDir(), p.openDir()} {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return c, p.fail("%w", err)
+	err = p.eachClaim(func(id uint32, path string, f *os.File, r record) error {
+		switch {
+		case f == nil: // somebody is at work on it
+			keep[id] = true
+		case r.str("what") == "container" && alive(r):
+			keep[id] = true
+			f.Close()
+		default:
+			gone = append(gone, dead{path, id, r, f})
 		}
-		for _, e := range entries {
-			id, err := strconv.ParseUint(e.Name(), 16, 24)
-			if err != nil || e.IsDir() {
-				continue
-			}
-			path := filepath.Join(dir, e.Name())
-			f, r, err := p.lockClaim(path, unix.LOCK_EX|unix.LOCK_NB)
-			if err != nil {
-				return c, err
-			}
-			if f == nil { // somebody is at work on it
-				keep[uint32(id)] = true
-				continue
-			}
-			if r.str("what") == "container" && alive(r) {
-				keep[uint32(id)] = true
-				f.Close()
-				continue
-			}
-			gone = append(gone, dead{path, uint32(id), r, f})
-		}
+		return nil
+	})
+	if err != nil {
+		return c, err
 	}
 	records := map[uint32]record{}
 	ids := map[uint32]bool{}

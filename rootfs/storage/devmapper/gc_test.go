@@ -2,7 +2,6 @@ package devmapper
 
 import (
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -21,13 +20,13 @@ func TestDeadBehindLiving(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	names, err := readNames(d.openDir())
+	ids, err := claimIDs(d.openDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	living := names[:cheapMany]
-	for _, name := range living {
-		f, err := os.Open(filepath.Join(d.openDir(), name))
+	living := ids[:cheapMany]
+	for _, id := range living {
+		f, err := os.Open(d.openPath(id))
 		if err == nil {
 			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
 		}
@@ -41,17 +40,17 @@ func TestDeadBehindLiving(t *testing.T) {
 		if err := d.CheapGC(cheapMany); err != nil {
 			t.Fatal(err)
 		}
-		if names, err = readNames(d.openDir()); err != nil {
+		if ids, err = claimIDs(d.openDir()); err != nil {
 			t.Fatal(err)
 		}
-		if len(names) == len(living) {
+		if len(ids) == len(living) {
 			break
 		}
 	}
-	slices.Sort(names)
+	slices.Sort(ids)
 	slices.Sort(living)
-	if !slices.Equal(names, living) {
-		t.Errorf("after %d looks there are the claims %v, at work are %v", many, names, living)
+	if !slices.Equal(ids, living) {
+		t.Errorf("after %d looks there are the claims %06x, at work are %06x", many, ids, living)
 	}
 }
 

@@ -118,6 +118,28 @@ func (d *Driver) lockClaim(path string, how int) (*os.File, record, error) {
 	return f, r, nil
 }
 
+// eachClaim looks at all claims, the kept and then the open ones. The file is as lockClaim
+// has it with LOCK_NB, and is do's to close.
+func (p *pool) eachClaim(do func(id uint32, path string, f *os.File, r record) error) error {
+	for _, dir := range []string{p.claimsDir(), p.openDir()} {
+		ids, err := claimIDs(dir)
+		if err != nil {
+			return p.fail("%w", err)
+		}
+		for _, id := range ids {
+			path := claimIn(dir, id)
+			f, r, err := p.lockClaim(path, unix.LOCK_EX|unix.LOCK_NB)
+			if err == nil {
+				err = do(id, path, f, r)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // giveBack takes a thin id away, with its device; r is its claim, as far as there is one.
 // wait: give the last user of the device a little time to let go.
 func (p *pool) giveBack(id uint32, r record, wait bool) error {

@@ -10,9 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-
-	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage/devmapper/dm"
 	"thinrun/rootfs/storage/devmapper/thinmeta"
@@ -69,30 +66,19 @@ func (d *Driver) Renew() error {
 
 // idle: nothing of the pool is in use. The caller holds the lock alone, so nothing begins.
 func (p *pool) idle() error {
-	for _, dir := range []string{p.claimsDir(), p.openDir()} {
-		names, err := readNames(dir)
-		if err != nil {
-			return p.fail("%w", err)
+	err := p.eachClaim(func(id uint32, path string, f *os.File, r record) error {
+		if f != nil {
+			f.Close()
+		} else if r, err := readRecord(path); err == nil {
+			return p.fail("%w: a %s is being written", ErrInUse, r.str("what"))
 		}
-		for _, name := range names {
-			n, err := strconv.ParseUint(name, 16, 24)
-			if err != nil {
-				continue
-			}
-			path := filepath.Join(dir, name)
-			f, r, err := p.lockClaim(path, unix.LOCK_EX|unix.LOCK_NB)
-			if err != nil {
-				return err
-			}
-			if f != nil {
-				f.Close()
-			} else if r, err = readRecord(path); err == nil {
-				return p.fail("%w: a %s is being written", ErrInUse, r.str("what"))
-			}
-			if info, err := p.ctl.Info(p.thinName(uint32(n))); err == nil && info.Opened > 0 && r.str("container") != "" {
-				return p.fail("%w: container %q is running; stop it first", ErrInUse, r.str("container"))
-			}
+		if info, err := p.ctl.Info(p.thinName(id)); err == nil && info.Opened > 0 && r.str("container") != "" {
+			return p.fail("%w: container %q is running; stop it first", ErrInUse, r.str("container"))
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return p.noneOpen()
 }

@@ -2,7 +2,6 @@ package devmapper
 
 import (
 	"errors"
-	"os"
 	"strconv"
 	"strings"
 
@@ -150,14 +149,8 @@ func (p *pool) devices(s *Status) {
 
 // count counts the claims in a directory.
 func count(dir string) int {
-	entries, _ := os.ReadDir(dir)
-	n := 0
-	for _, e := range entries {
-		if !e.IsDir() {
-			n++
-		}
-	}
-	return n
+	ids, _ := claimIDs(dir)
+	return len(ids)
 }
 
 func text(err error) string {
