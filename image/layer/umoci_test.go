@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -61,12 +60,7 @@ func TestEqualsUmoci(t *testing.T) {
 }
 
 // withoutHoles does not say where a file is sparse: umoci writes all of it.
-func withoutHoles(list []string) []string {
-	for i := range list {
-		list[i] = regexp.MustCompile(" NOT SPARSE: [0-9]+ blocks").ReplaceAllString(list[i], "")
-	}
-	return list
-}
+func withoutHoles(list []string) []string { return without(list, " NOT SPARSE: [0-9]+ blocks") }
 
 // umoci is an OCI layout, in which it keeps an image x.
 type umoci struct {
