@@ -49,7 +49,7 @@ func diagram() map[string][]string {
 		lib + "bundle":  {json},
 		lib + "process": {wire},
 		lib + "seccomp": {wire},
-		lib + "cgroup":  {wire, info},
+		lib + "cgroup":  {wire, info, proc},
 		lib + "hooks":   {wire},
 		"nsenter":       {wire},
 		"rootfs":        {wire, info, fslog},

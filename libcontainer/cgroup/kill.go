@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage/proc"
 )
 
 // Procs are the processes of the container, in its sub-cgroups too, sorted. Pids of
@@ -318,12 +320,10 @@ func (c *Cgroup) remains(err error) error {
 	pids, _ := c.allProcs()
 	var who []string
 	for _, pid := range pids {
-		name := "/proc/" + strconv.Itoa(pid)
-		comm, _ := read(name + "/comm")
-		stat, _ := read(name + "/stat")
+		comm, _ := read("/proc/" + strconv.Itoa(pid) + "/comm")
 		state := ""
-		if i := strings.LastIndexByte(stat, ')'); i >= 0 && len(stat) > i+2 {
-			state = stat[i+2 : i+3]
+		if stat, err := proc.Read(pid); err == nil {
+			state = string(stat.State)
 		}
 		who = append(who, fmt.Sprintf("%d (%s, state %s)", pid, strings.TrimSpace(comm), state))
 	}
