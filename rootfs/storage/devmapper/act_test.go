@@ -135,8 +135,7 @@ func (a act) run() error {
 		return err
 	case "stress":
 		for i := range a.Times {
-			var c storage.Claim
-			src, err := d.Prepare(storage.Request{ContainerID: fmt.Sprint(i), Image: "i", Layer: a.Layer}, func(claim storage.Claim) error { c = claim; return nil })
+			src, c, err := prepare(d, fmt.Sprint(i), a.Layer)
 			if err == nil {
 				err = errors.Join(writeIn(src.Mount, "f", []byte(c.Key)), src.Mount.Close())
 			}
@@ -252,11 +251,16 @@ func image(t *testing.T, d *Driver) string {
 	return id
 }
 
+// prepare starts a container, and gives the claim that was saved, also of one that fails.
+func prepare(d *Driver, name, layer string) (src storage.Source, c storage.Claim, err error) {
+	src, err = d.Prepare(storage.Request{ContainerID: name, Image: "i", Layer: layer}, func(claim storage.Claim) error { c = claim; return nil })
+	return src, c, err
+}
+
 // prepared is a container's root; it is removed when the test ends.
 func prepared(t *testing.T, d *Driver, layer string) (storage.Source, storage.Claim) {
 	t.Helper()
-	var c storage.Claim
-	src, err := d.Prepare(storage.Request{ContainerID: "c1", Image: "i", Layer: layer}, func(claim storage.Claim) error { c = claim; return nil })
+	src, c, err := prepare(d, "c1", layer)
 	if err != nil {
 		t.Fatal(err)
 	}

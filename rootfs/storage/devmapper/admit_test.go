@@ -116,7 +116,7 @@ func TestStrictOneByOne(t *testing.T) {
 			o, err := Open(d.storage, Options{Pool: d.opts.Pool})
 			if err == nil {
 				var src storage.Source
-				src, err = o.Prepare(storage.Request{ContainerID: fmt.Sprint(i), Layer: layer}, func(c storage.Claim) error { claims[i] = c; return nil })
+				src, claims[i], err = prepare(o, fmt.Sprint(i), layer)
 				mounts[i] = src.Mount
 				o.Close()
 			}

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"thinrun/rootfs/storage"
 )
 
 // BenchmarkContainer is Prepare and Remove, each step in microseconds; on the lab's
@@ -61,9 +59,8 @@ func BenchmarkContainer(b *testing.B) {
 			}
 			clear(steps)
 			for b.Loop() {
-				var c storage.Claim
 				step("0enter")
-				src, err := d.Prepare(storage.Request{ContainerID: "c", Layer: layer}, func(claim storage.Claim) error { c = claim; return nil })
+				src, c, err := prepare(d, "c", layer)
 				step("umount")
 				if err != nil {
 					b.Fatal(err)

@@ -132,8 +132,7 @@ func TestMetadataFull(t *testing.T) {
 	p.leave()
 	var claims []storage.Claim
 	for range 500 {
-		var c storage.Claim
-		src, err2 := d.Prepare(storage.Request{ContainerID: "c", Image: "i", Layer: layer}, func(claim storage.Claim) error { c = claim; return nil })
+		src, c, err2 := prepare(d, "c", layer)
 		if err = err2; err != nil {
 			break
 		}

@@ -201,8 +201,7 @@ func layersClean(t *testing.T, d *Driver) {
 // begin tries to start something, and gives back what there is of it later.
 func (f *failing) begin(t *testing.T, layer string) error {
 	t.Helper()
-	var c storage.Claim
-	src, err := f.Prepare(storage.Request{ContainerID: "late", Image: "i", Layer: layer}, func(claim storage.Claim) error { c = claim; return nil })
+	src, c, err := prepare(f.Driver, "late", layer)
 	if err == nil {
 		src.Mount.Close()
 	}
@@ -214,8 +213,7 @@ func (f *failing) begin(t *testing.T, layer string) error {
 
 func start(t *testing.T, d *Driver, name, layer string) (storage.Source, storage.Claim) {
 	t.Helper()
-	var c storage.Claim
-	src, err := d.Prepare(storage.Request{ContainerID: name, Image: "i", Layer: layer}, func(claim storage.Claim) error { c = claim; return nil })
+	src, c, err := prepare(d, name, layer)
 	if err != nil {
 		t.Fatal(err)
 	}

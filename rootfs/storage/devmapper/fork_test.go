@@ -278,8 +278,7 @@ func TestRemoveAfterKilledFork(t *testing.T) {
 			d := fresh(t, Options{})
 			layer := image(t, d)
 			before := held(t, d)
-			var c storage.Claim
-			src, err := d.Prepare(storage.Request{ContainerID: "c1", Image: "i", Layer: layer}, func(claim storage.Claim) error { c = claim; return nil })
+			src, c, err := prepare(d, "c1", layer)
 			if err != nil {
 				t.Fatal(err)
 			}

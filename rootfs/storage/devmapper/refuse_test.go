@@ -24,8 +24,7 @@ import (
 )
 
 func try(d *Driver, layer string) error {
-	var c storage.Claim
-	src, err := d.Prepare(storage.Request{ContainerID: "c9", Image: "i", Layer: layer}, func(claim storage.Claim) error { c = claim; return nil })
+	src, c, err := prepare(d, "c9", layer)
 	if err != nil {
 		if c.Driver != "" {
 			return errors.Join(fmt.Errorf("refused after the claim was saved"), err)
@@ -229,8 +228,7 @@ func TestFull(t *testing.T) {
 	if err := writeSync(other.Mount, "mine", 1); err != nil {
 		t.Fatal(err)
 	}
-	var c storage.Claim
-	src, err := d.Prepare(storage.Request{ContainerID: "hog", Image: "i", Layer: layer}, func(claim storage.Claim) error { c = claim; return nil })
+	src, c, err := prepare(d, "hog", layer)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thinrun/rootfs/storage"
 	"thinrun/rootfs/storage/devmapper/loop"
 	"thinrun/rootfs/storage/devmapper/thinmeta"
 )
@@ -112,7 +111,7 @@ func TestRenewNearTheEnd(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	_, err := d.Prepare(storage.Request{ContainerID: "c", Image: "i", Layer: images[0]}, func(storage.Claim) error { return nil })
+	_, _, err := prepare(d, "c", images[0])
 	if !errors.Is(err, ErrWornOut) {
 		t.Fatalf("a start on a worn-out pool: %v, want %v", err, ErrWornOut)
 	}

@@ -64,13 +64,11 @@ type aRoot struct {
 
 func root(t *testing.T, d *Driver, layer string) *aRoot {
 	t.Helper()
-	r := &aRoot{}
-	var err error
-	r.src, err = d.Prepare(storage.Request{ContainerID: "c", Image: "i", Layer: layer}, func(c storage.Claim) error { r.claim = c; return nil })
+	src, c, err := prepare(d, "c", layer)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r
+	return &aRoot{c, src}
 }
 
 func (r *aRoot) remove(t *testing.T, d *Driver) {
@@ -200,8 +198,7 @@ func TestReadersWaitForStarts(t *testing.T) {
 		}
 		reads <- err
 	}()
-	var claim storage.Claim
-	src, err := starter.Prepare(storage.Request{ContainerID: "c", Image: "i", Layer: images[0]}, func(c storage.Claim) error { claim = c; return nil })
+	src, claim, err := prepare(starter, "c", images[0])
 	close(started)
 	if err != nil {
 		t.Errorf("start beside a reader: %v", err)
