@@ -44,7 +44,7 @@ type Changes struct {
 // Sockets and names that would be whiteouts themselves are left out, with a note.
 func Diff(ctx context.Context, lower, upper *os.File, w io.Writer, o DiffOptions) (Changes, error) {
 	d := differ{
-		ctx: ctx, w: tar.NewWriter(w), o: o, noted: make(map[string]bool), buf: make([]byte, 256<<10),
+		ctx: ctx, w: tar.NewWriter(w), o: o, notes: newNotes(o.Note), buf: make([]byte, 256<<10),
 		upper: linked{make(map[inode][]string), make(map[string]inode)},
 		lower: linked{make(map[inode][]string), make(map[string]inode)},
 		first: make(map[inode]*tar.Header), same: make(map[inode]bool),
@@ -60,10 +60,10 @@ type differ struct {
 	ctx    context.Context
 	w      *tar.Writer
 	o      DiffOptions
-	noted  map[string]bool
 	buf    []byte
 	found  Changes
 	newest unix.StatxTimestamp // of all ctimes in lower
+	notes
 
 	upper, lower linked
 	first        map[inode]*tar.Header // of such a file, in the layer
@@ -230,13 +230,6 @@ func (d *differ) list(dir int, at string, tell bool) ([]string, error) {
 		names = append(names, name)
 	}
 	return names, nil
-}
-
-func (d *differ) say(kind, text string) {
-	if d.o.Note != nil && !d.noted[kind] {
-		d.noted[kind] = true
-		d.o.Note(text)
-	}
 }
 
 // one puts a name into the layer, if it is not as it was.

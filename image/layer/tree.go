@@ -44,10 +44,10 @@ type tree struct {
 	ctx   context.Context
 	root  int
 	o     Options
-	noted map[string]bool
 	done  Done
 	us    ids
 	umask uint32
+	notes
 
 	at      dir                 // the parent of the last entry, open
 	set     []dirTimes          // of directories in the archive, in its order
@@ -98,7 +98,7 @@ func (e *entry) isDir() bool { return e.hard == "" && e.kind() == unix.S_IFDIR }
 
 func newTree(ctx context.Context, root *os.File, o Options) *tree {
 	t := &tree{
-		ctx: ctx, root: int(root.Fd()), o: o, noted: make(map[string]bool), at: dir{fd: -1},
+		ctx: ctx, root: int(root.Fd()), o: o, notes: newNotes(o.Note), at: dir{fd: -1},
 		us: ids{int64(os.Geteuid()), int64(os.Getegid())}, umask: umask(),
 		listed: make(map[string]struct{}), buf: make([]byte, 256<<10), room: before,
 	}
@@ -126,11 +126,18 @@ func (t *tree) spend(n int) error {
 	return nil
 }
 
-// say tells the user once about a kind of thing.
-func (t *tree) say(kind, text string) {
-	if t.o.Note != nil && !t.noted[kind] {
-		t.noted[kind] = true
-		t.o.Note(text)
+// notes are told once for each kind of thing.
+type notes struct {
+	note func(string) // may be nil
+	told map[string]bool
+}
+
+func newNotes(note func(string)) notes { return notes{note, make(map[string]bool)} }
+
+func (n *notes) say(kind, text string) {
+	if n.note != nil && !n.told[kind] {
+		n.told[kind] = true
+		n.note(text)
 	}
 }
 
