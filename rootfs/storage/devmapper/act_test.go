@@ -185,12 +185,20 @@ func loadClaim(path string) (c storage.Claim, err error) {
 	return c, err
 }
 
+// openIn opens a file below a root, which may be a mount that is attached nowhere.
+func openIn(root *os.File, name string, flags int) (*os.File, error) {
+	fd, err := unix.Openat(int(root.Fd()), name, flags|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
 func writeIn(mnt *os.File, name string, content []byte) error {
-	fd, err := unix.Openat(int(mnt.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
+	f, err := openIn(mnt, name, unix.O_WRONLY|unix.O_CREAT)
 	if err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(fd), name)
 	_, err = f.Write(content)
 	return errors.Join(err, f.Close())
 }

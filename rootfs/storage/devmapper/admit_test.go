@@ -65,14 +65,13 @@ func TestStrict(t *testing.T) {
 
 // fillDisk takes all blocks of a disk, with a little data in each block of the pool.
 func fillDisk(mnt *os.File) error {
-	fd, err := unix.Openat(int(mnt.Fd()), "full", unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
+	f, err := openIn(mnt, "full", unix.O_WRONLY|unix.O_CREAT)
 	if err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(fd), "full")
 	end := int64(0)
 	for _, step := range []int64{64 << 20, 1 << 20, 64 << 10, 4 << 10} {
-		for unix.Fallocate(fd, 0, end, step) == nil {
+		for unix.Fallocate(int(f.Fd()), 0, end, step) == nil {
 			end += step
 		}
 	}

@@ -78,11 +78,10 @@ func (a act) write() error {
 	root := os.NewFile(3, "root")
 	switch a.Do {
 	case "own":
-		fd, err := unix.Openat(3, "own", unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+		f, err := openIn(root, "own", unix.O_RDWR|unix.O_CREAT)
 		if err != nil {
 			return err
 		}
-		f := os.NewFile(uintptr(fd), "own")
 		piece := make([]byte, 256<<10)
 		in := bufio.NewReader(os.Stdin)
 		for n := byte(0); ; n++ {
@@ -413,12 +412,11 @@ func TestMetadataFullRunning(t *testing.T) {
 
 // scatter writes 4 KiB every so many bytes into a file, and waits until they are written.
 func scatter(root *os.File, bytes, every int64) error {
-	fd, err := unix.Openat(int(root.Fd()), "scattered", unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+	f, err := openIn(root, "scattered", unix.O_WRONLY|unix.O_CREAT)
 	if err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(fd), "scattered")
-	if err := unix.Fallocate(fd, 0, 0, bytes); err != nil {
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, bytes); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	piece := make([]byte, 4096)

@@ -254,11 +254,10 @@ func TestFull(t *testing.T) {
 // writeSync writes so many MiB and waits until they are on the disk. In pieces: a large
 // slice costs UML one mapping per page, of which its host has no more than 65530.
 func writeSync(mnt *os.File, name string, n int) error {
-	fd, err := unix.Openat(int(mnt.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
+	f, err := openIn(mnt, name, unix.O_WRONLY|unix.O_CREAT)
 	if err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(fd), name)
 	piece := bytes.Repeat([]byte("x"), int(mib))
 	for i := 0; i < n && err == nil; i++ {
 		_, err = f.Write(piece)

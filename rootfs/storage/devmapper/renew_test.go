@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"math/rand"
 	"os"
 	"os/exec"
 	"regexp"
@@ -153,16 +152,7 @@ func TestRenewNearTheEnd(t *testing.T) {
 			seed  int64
 			bytes int
 		}{{"shared", int64(100 + i), 300 * 4096}, {"new", int64(i), 1 << 20}} {
-			b := make([]byte, f.bytes)
-			rand.New(rand.NewSource(f.seed)).Read(b)
-			fd, err := unix.Openat(int(r.src.Mount.Fd()), f.name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := make([]byte, f.bytes+1)
-			n, err := unix.Pread(fd, got, 0)
-			unix.Close(fd)
-			if err != nil || !bytes.Equal(got[:n], b) {
+			if !r.has(t, f.name, f.seed, f.bytes) {
 				t.Errorf("container %d does not have what it wrote to %q", i, f.name)
 			}
 		}

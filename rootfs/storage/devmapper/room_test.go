@@ -2,7 +2,6 @@ package devmapper
 
 import (
 	"errors"
-	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -21,11 +20,10 @@ func TestLayerLeavesRoom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fd, err := unix.Openat(int(l.Root().Fd()), "bomb", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	bomb, err := openIn(l.Root(), "bomb", unix.O_WRONLY|unix.O_CREAT)
 	if err != nil {
 		t.Fatal(err)
 	}
-	bomb := os.NewFile(uintptr(fd), "bomb")
 	written := uint64(0)
 	for chunk := make([]byte, mib); ; {
 		room, err := l.Room()

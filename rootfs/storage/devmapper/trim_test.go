@@ -72,11 +72,10 @@ func sum(t *testing.T, mnt *os.File) string {
 	slices.Sort(names)
 	h := sha256.New()
 	for _, name := range names {
-		fd, err := unix.Openat(int(mnt.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		f, err := openIn(mnt, name, unix.O_RDONLY)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := os.NewFile(uintptr(fd), name)
 		if st, err := f.Stat(); err != nil || st.IsDir() {
 			f.Close()
 			continue
@@ -148,9 +147,7 @@ func TestTrimUnderWriters(t *testing.T) {
 					return
 				default:
 				}
-				b := make([]byte, 256<<10)
-				rand.New(rand.NewSource(int64(i)<<32 + n)).Read(b)
-				if err := writeIn(w.src.Mount, fmt.Sprint(n), b); err != nil {
+				if err := writeIn(w.src.Mount, fmt.Sprint(n), noise(int64(i)<<32+n, 256<<10)); err != nil {
 					failed <- err
 					return
 				}
@@ -202,17 +199,8 @@ func TestTrimUnderWriters(t *testing.T) {
 	}
 	for i, w := range writers {
 		for _, n := range seeds[i] {
-			b := make([]byte, 256<<10)
-			rand.New(rand.NewSource(int64(i)<<32 + n)).Read(b)
-			fd, err := unix.Openat(int(w.src.Mount.Fd()), fmt.Sprint(n), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			f := os.NewFile(uintptr(fd), "written")
-			got, err := io.ReadAll(f)
-			f.Close()
-			if err != nil || string(got) != string(b) {
-				t.Errorf("writer %d, file %d: not what was written, %v", i, n, err)
+			if !w.has(t, fmt.Sprint(n), int64(i)<<32+n, 256<<10) {
+				t.Errorf("writer %d, file %d: not what was written", i, n)
 			}
 		}
 	}
@@ -299,21 +287,15 @@ func TestTrimmedPoolOnAFullHost(t *testing.T) {
 // fsyncs tells write errors that a file system heard of late.
 func fsyncs(t *testing.T, w *aRoot) {
 	t.Helper()
-	fd, err := unix.Openat(int(w.src.Mount.Fd()), "more", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	f, err := openIn(w.src.Mount, "more", unix.O_RDWR)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
-	b := make([]byte, 20<<20)
-	if n, err := unix.Pread(fd, b, 0); err != nil || n != len(b) {
-		t.Fatalf("%d bytes, %v", n, err)
-	}
-	want := make([]byte, len(b))
-	rand.New(rand.NewSource(9)).Read(want)
-	if string(b) != string(want) {
+	defer f.Close()
+	if !w.has(t, "more", 9, 20<<20) {
 		t.Error("what was written on a full host is not there")
 	}
-	if err := unix.Fsync(fd); err != nil {
+	if err := f.Sync(); err != nil {
 		t.Errorf("fsync: %v", err)
 	}
 }

@@ -81,12 +81,33 @@ func (r *aRoot) remove(t *testing.T, d *Driver) {
 // write fills a file with what the seed makes, and has it written out.
 func (r *aRoot) write(t *testing.T, name string, seed int64, bytes int) {
 	t.Helper()
-	b := make([]byte, bytes)
-	rand.New(rand.NewSource(seed)).Read(b)
-	if err := writeIn(r.src.Mount, name, b); err != nil {
+	if err := writeIn(r.src.Mount, name, noise(seed, bytes)); err != nil {
 		t.Fatal(err)
 	}
 	r.sync(t)
+}
+
+// has tells if a file holds what write made of the seed, and no more.
+func (r *aRoot) has(t *testing.T, name string, seed int64, bytes int) bool {
+	t.Helper()
+	f, err := openIn(r.src.Mount, name, unix.O_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	got := make([]byte, bytes+1)
+	n, err := f.ReadAt(got, 0)
+	if err != nil && err != io.EOF {
+		t.Error(err)
+	}
+	return string(got[:n]) == string(noise(seed, bytes))
+}
+
+// noise is what a seed makes.
+func noise(seed int64, bytes int) []byte {
+	b := make([]byte, bytes)
+	rand.New(rand.NewSource(seed)).Read(b)
+	return b
 }
 
 func (r *aRoot) sync(t *testing.T) {
