@@ -245,11 +245,17 @@ func deactivate(t *testing.T, d *Driver) {
 // image makes a pool with a layer that holds the file "hello".
 func image(t *testing.T, d *Driver) string {
 	t.Helper()
-	l, err := d.NewLayer("")
+	return sealed(t, d, "", func(root *os.File) error { return writeIn(root, "hello", []byte("layer")) })
+}
+
+// sealed is a layer that fill has written.
+func sealed(t *testing.T, d *Driver, parent string, fill func(root *os.File) error) string {
+	t.Helper()
+	l, err := d.NewLayer(parent)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := writeIn(l.Root(), "hello", []byte("layer")); err != nil {
+	if err := fill(l.Root()); err != nil {
 		t.Fatal(err)
 	}
 	id, err := l.Commit("")

@@ -288,18 +288,7 @@ func isFull(said string) bool {
 // rewrites a little of it everywhere copies them.
 func mappedLayer(t *testing.T, d *Driver, bytes int64) string {
 	t.Helper()
-	l, err := d.NewLayer("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := scatter(l.Root(), bytes, 64<<10); err != nil {
-		t.Fatal(err)
-	}
-	layer, err := l.Commit("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return layer
+	return sealed(t, d, "", func(root *os.File) error { return scatter(root, bytes, 64<<10) })
 }
 
 // garbage takes metadata until so many blocks are used: each thin device takes one, and

@@ -34,26 +34,7 @@ func aPool(t *testing.T, d *Driver) (images []string) {
 // aLayer seals a layer with one file of so many blocks of 4 KiB.
 func aLayer(t *testing.T, d *Driver, parent, name string, blocks int) string {
 	t.Helper()
-	l, err := d.NewLayer(parent)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := make([]byte, 4096*blocks)
-	rand.New(rand.NewSource(int64(blocks))).Read(b)
-	fd, err := unix.Openat(int(l.Root().Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := os.NewFile(uintptr(fd), name)
-	if _, err := f.Write(b); err != nil {
-		t.Fatal(err)
-	}
-	f.Close()
-	id, err := l.Commit("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
+	return sealed(t, d, parent, func(root *os.File) error { return writeIn(root, name, noise(int64(blocks), 4096*blocks)) })
 }
 
 // aRoot is a container's root.
