@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -320,20 +321,26 @@ func TestRecordIsDescribedByField(t *testing.T) {
 	}
 }
 
-// The README quotes rows of the last published bench, good ones and bad ones, as they are.
+// The README quotes rows of the last published benches, good ones and bad ones, as they are.
 func TestReadmeQuotesTheBench(t *testing.T) {
 	_, section, _ := strings.Cut(read(t, "README.md"), "\n## Speed\n")
 	section, _, _ = strings.Cut(section, "\n## ")
-	bench := strings.Split(read(t, "docs/bench/README.md"), "\n")
-	rows := regexp.MustCompile(`(?m)^\| (.+?)(?: \(more is better\))? (\| \*\*[\d.]+\*\* \| \*\*[\d.]+\*\* \|)$`).FindAllStringSubmatch(section, -1)
-	if len(rows) < 4 {
-		t.Errorf("only %d rows found", len(rows))
-	}
-	for _, row := range rows {
-		if !slices.ContainsFunc(bench, func(line string) bool {
-			return strings.HasPrefix(line, "| "+row[1]+" |") && strings.HasSuffix(line, row[2])
-		}) {
-			t.Errorf("README.md: docs/bench/README.md has no row %q that ends in %q: copy the ratios of the last make bench", row[1], row[2])
+	for _, bench := range []struct {
+		file   string
+		ratios int // of a row
+	}{{"docs/bench/README.md", 2}, {"docs/bench/storage.md", 1}} {
+		lines := strings.Split(read(t, bench.file), "\n")
+		row := regexp.MustCompile(`(?m)^\| ([^|]+?)(?: \(more is better\))? ((?:\| \*\*[\d.]+\*\* ){` + strconv.Itoa(bench.ratios) + `}\|)$`)
+		rows := row.FindAllStringSubmatch(section, -1)
+		if len(rows) < 4 {
+			t.Errorf("only %d rows of %s found", len(rows), bench.file)
+		}
+		for _, row := range rows {
+			if !slices.ContainsFunc(lines, func(line string) bool {
+				return strings.HasPrefix(line, "| "+row[1]+" |") && strings.HasSuffix(line, row[2])
+			}) {
+				t.Errorf("README.md: %s has no row %q that ends in %q: copy the ratios of its last run", bench.file, row[1], row[2])
+			}
 		}
 	}
 }
