@@ -347,19 +347,19 @@ func TestBiggerRoot(t *testing.T) {
 	}
 }
 
-// loops are two block devices of 128 MiB, and the files below them.
-func loops(t *testing.T) (paths []string, devices []*os.File) {
+// loops are two block devices, and the files below them.
+func loops(t *testing.T, data, meta uint64) (paths []string, devices []*os.File) {
 	t.Helper()
 	var nodes devnode.Nodes
 	t.Cleanup(func() { nodes.Close() }) // after the pools' own clean-ups
 	dir := t.TempDir()
-	for _, name := range []string{"a", "b"} {
-		f, err := os.Create(filepath.Join(dir, name))
+	for i, bytes := range []uint64{data, meta} {
+		f, err := os.Create(filepath.Join(dir, fmt.Sprint(i)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { f.Close() })
-		if err := f.Truncate(128 << 20); err != nil {
+		if err := f.Truncate(int64(bytes)); err != nil {
 			t.Fatal(err)
 		}
 		dev, err := loop.Attach(&nodes, f)
@@ -375,8 +375,8 @@ func loops(t *testing.T) (paths []string, devices []*os.File) {
 // TestSharedDevices: a device belongs to one pool, and to one half of it, active or not.
 func TestSharedDevices(t *testing.T) {
 	needKernel(t)
-	paths, _ := loops(t)
-	more, _ := loops(t)
+	paths, _ := loops(t, 128*mib, 128*mib)
+	more, _ := loops(t, 128*mib, 128*mib)
 	d := fresh(t, Options{Pool: PoolOptions{DataDevice: paths[0], MetadataDevice: paths[0], BaseBytes: gib}})
 	if err := d.CreatePool(d.opts.Pool); err == nil || !strings.Contains(err.Error(), "are one device") {
 		t.Errorf("one device for both: %v", err)
@@ -444,7 +444,7 @@ func TestForeignFiles(t *testing.T) {
 // TestForeignDevice: the metadata device has been given to somebody else meanwhile.
 func TestForeignDevice(t *testing.T) {
 	needKernel(t)
-	paths, _ := loops(t)
+	paths, _ := loops(t, 128*mib, 128*mib)
 	d := fresh(t, Options{Pool: PoolOptions{DataDevice: paths[0], MetadataDevice: paths[1], BaseBytes: gib}})
 	layer := image(t, d)
 	deactivate(t, d)
@@ -488,7 +488,7 @@ func TestForeignDevice(t *testing.T) {
 // TestGrowDevices: what a device has become larger by is taken up by grow, and only then.
 func TestGrowDevices(t *testing.T) {
 	needKernel(t)
-	paths, devices := loops(t)
+	paths, devices := loops(t, 128*mib, 128*mib)
 	d := fresh(t, Options{Pool: PoolOptions{DataDevice: paths[0], MetadataDevice: paths[1], BaseBytes: gib}})
 	layer := image(t, d)
 	if _, err := d.Grow(GrowOptions{}); !errors.Is(err, ErrNoRoom) || !strings.Contains(err.Error(), paths[0]+" is as large as before") {
@@ -533,7 +533,7 @@ func TestGrowDevices(t *testing.T) {
 // refused, and after destroy the devices are blank for the next pool.
 func TestDevices(t *testing.T) {
 	needKernel(t)
-	paths, files := loops(t)
+	paths, files := loops(t, 128*mib, 128*mib)
 	o := PoolOptions{DataDevice: paths[0], MetadataDevice: paths[1], BaseBytes: 1 << 30}
 	if _, err := files[0].WriteAt([]byte("precious"), 1000); err != nil {
 		t.Fatal(err)

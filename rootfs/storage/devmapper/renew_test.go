@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thinrun/rootfs/storage/devmapper/loop"
 	"thinrun/rootfs/storage/devmapper/thinmeta"
 )
 
@@ -378,31 +377,11 @@ func TestTornRenewal(t *testing.T) {
 // TestRenewOnDevices: a metadata device is renewed in place.
 func TestRenewOnDevices(t *testing.T) {
 	needKernel(t)
-	var devs [2]*loop.Device
 	o := small()
+	paths, _ := loops(t, o.DataBytes, o.MetaBytes)
+	o.DataBytes, o.MetaBytes = 0, 0
+	o.DataDevice, o.MetadataDevice = paths[0], paths[1]
 	d := fresh(t, Options{Pool: o})
-	for i, bytes := range []int64{8 << 20, 192 << 20} {
-		f, err := os.Create(t.TempDir() + "/disk")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Truncate(bytes); err != nil {
-			t.Fatal(err)
-		}
-		if devs[i], err = loop.Attach(&d.nodes, f); err != nil {
-			t.Fatal(err)
-		}
-		f.Close()
-		defer devs[i].Close()
-	}
-	o.MetaBytes, o.DataBytes = 0, 0
-	o.MetadataDevice, o.DataDevice = fmt.Sprintf("/dev/loop%d", devs[0].Minor), fmt.Sprintf("/dev/loop%d", devs[1].Minor)
-	d.opts.Pool = o
-	defer func() { // before the devices go
-		if err := d.Destroy(); err != nil {
-			t.Error(err)
-		}
-	}()
 	images := aPool(t, d)
 	sum := layerSum(t, d, images[0])
 	for n := 1; ; n++ {
