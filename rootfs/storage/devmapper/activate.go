@@ -150,7 +150,7 @@ func (p *pool) offlineThins(sb *thinmeta.Superblock) ([]thinmeta.Thin, error) {
 	defer r.Close()
 	thins, err := sb.Thins(r)
 	if err != nil {
-		return nil, p.fail("%s: %w", p.meta.path, err)
+		return nil, p.inMetadata(err)
 	}
 	return thins, nil
 }

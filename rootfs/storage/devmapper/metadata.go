@@ -20,14 +20,23 @@ func (p *pool) superblock() (*thinmeta.Superblock, error) {
 	defer r.Close()
 	sb, err := thinmeta.ReadSuperblock(r, 0)
 	if err != nil {
-		return nil, p.fail("%s: %w", p.meta.path, err)
+		return nil, p.inMetadata(err)
 	}
 	return sb, nil
 }
 
-// thin reads the pool's record of a thin device: when it was made, and how many blocks it has. Blocks that the last transaction uses are
-// not written again before the next but one, so if the superblock is the same before and
-// after, all that was read in between belonged to it.
+// inMetadata says where an error was.
+func (p *pool) inMetadata(err error) error {
+	if err == nil {
+		return nil
+	}
+	return p.fail("%s: %w", p.meta.path, err)
+}
+
+// thin reads the pool's record of a thin device: when it was made, and how many blocks it
+// has. Blocks that the last transaction uses are not written again before the next but one,
+// so if the superblock is the same before and after, all that was read in between belonged
+// to it.
 func (p *pool) thin(id uint32) (thinmeta.Thin, error) {
 	r, err := p.metadata()
 	if err != nil {
@@ -37,18 +46,18 @@ func (p *pool) thin(id uint32) (thinmeta.Thin, error) {
 	for range 100 {
 		before, err := thinmeta.ReadSuperblock(r, 0)
 		if err != nil {
-			return thinmeta.Thin{}, p.fail("%s: %w", p.meta.path, err)
+			return thinmeta.Thin{}, p.inMetadata(err)
 		}
 		thin, ok, err := before.Thin(r, id)
 		after, e := thinmeta.ReadSuperblock(r, 0)
 		if e != nil {
-			return thinmeta.Thin{}, p.fail("%s: %w", p.meta.path, e)
+			return thinmeta.Thin{}, p.inMetadata(e)
 		}
 		if *before != *after {
 			continue // somebody committed
 		}
 		if err != nil {
-			return thinmeta.Thin{}, p.fail("%s: %w", p.meta.path, err)
+			return thinmeta.Thin{}, p.inMetadata(err)
 		}
 		if !ok {
 			return thinmeta.Thin{}, p.fail("thin device %d is not in it: %w", id, fs.ErrNotExist)

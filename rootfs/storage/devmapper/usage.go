@@ -209,7 +209,7 @@ func (m *committed) beside(times int, read func(io.ReaderAt, *thinmeta.Superbloc
 	for range times {
 		before, err := thinmeta.ReadSuperblock(meta, 0)
 		if err != nil {
-			return false, p.fail("%s: %w", p.meta.path, err)
+			return false, p.inMetadata(err)
 		}
 		if m.inactive && before.Transaction != p.fingerprint {
 			return false, p.foreign(before.Transaction)
@@ -220,7 +220,7 @@ func (m *committed) beside(times int, read func(io.ReaderAt, *thinmeta.Superbloc
 		}
 		after, err := thinmeta.ReadSuperblock(meta, 0)
 		if err != nil {
-			return false, p.fail("%s: %w", p.meta.path, err)
+			return false, p.inMetadata(err)
 		}
 		// With the same superblock there may have been two commits, the second with the
 		// blocks of the first but one. That does not last: what is damaged is read again.
@@ -267,12 +267,4 @@ func (m *committed) alone() error {
 		return m.finishRenewal()
 	}
 	return err
-}
-
-// inMetadata says where an error was.
-func (p *pool) inMetadata(err error) error {
-	if err == nil {
-		return nil
-	}
-	return p.fail("%s: %w", p.meta.path, err)
 }
