@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -102,6 +104,50 @@ func TestCredentials(t *testing.T) {
 				check(t, err)
 				wantLayers(t, f, got)
 			})
+		}
+	}
+}
+
+// TestRedirectLearnsNoSecret: a store of blobs elsewhere gets no credentials, and what it
+// says is not taken for the registry's word on them.
+func TestRedirectLearnsNoSecret(t *testing.T) {
+	for _, bearer := range []bool{false, true} {
+		s := newSite(t)
+		f := newFixture(t, "amd64", 10, 1000)
+		s.push(t, f, "1")
+		s.guard(bearer)
+		guard, closed := s.hook, false
+		store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if len(r.Header["Authorization"]) > 0 || r.Header.Get("Cookie") != "" {
+				t.Errorf("the store of blobs was told %q", r.Header)
+			}
+			if closed {
+				w.WriteHeader(http.StatusForbidden)
+				return
+			}
+			w.Write(f.blobs[path.Base(r.URL.Path)])
+		}))
+		defer store.Close()
+		s.set(func(w http.ResponseWriter, r *http.Request) bool {
+			if guard(w, r) {
+				return true
+			}
+			if strings.Contains(r.URL.Path, "/blobs/") {
+				http.Redirect(w, r, store.URL+"/"+path.Base(r.URL.Path)+"?signature=s:ecret", http.StatusTemporaryRedirect)
+				return true
+			}
+			return false
+		})
+		opt := brisk(t)
+		opt.Platform, opt.Credentials = "linux/amd64", user+":"+password
+		got, _, err := s.pull(t, "img:1", opt)
+		check(t, err)
+		wantLayers(t, f, got)
+		closed = true
+		_, _, err = s.pull(t, "img:1", opt)
+		wantError(t, err, store.Listener.Addr().String()+", where "+s.host()+" has sent us, says 403 Forbidden")
+		if strings.Contains(err.Error(), "ecret") {
+			t.Errorf("the error tells a secret: %v", err)
 		}
 	}
 }

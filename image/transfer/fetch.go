@@ -144,7 +144,7 @@ func (f *fetch) close() error {
 			errs = append(errs, s.file.Close())
 		}
 	}
-	f.reg.client.CloseIdleConnections()
+	f.reg.base.CloseIdleConnections()
 	return errors.Join(errs...)
 }
 
@@ -240,7 +240,7 @@ func (f *fetch) explain(d v1.Descriptor, err error) error {
 			return errors.New("a foreign layer that the registry does not have; thinrun does not follow the URLs in a manifest")
 		}
 	}
-	return login{}.explain(f.reg.repo.Registry, err)
+	return f.reg.explain(err)
 }
 
 // rangeStart reads "bytes START-END/SIZE".

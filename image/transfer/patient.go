@@ -21,7 +21,7 @@ var errStalled = errors.New("the registry went silent")
 // redirects). It gives up on silence, repeats what is worth repeating, and refuses plain
 // http to where it was not allowed: the library above would try it for private addresses.
 type patient struct {
-	inner http.RoundTripper
+	inner *http.Transport
 	patience
 	plain bool // to anywhere, not only to this machine
 }
@@ -33,6 +33,8 @@ func newPatient(opt Options) *patient {
 	t.TLSClientConfig = &tls.Config{InsecureSkipVerify: opt.Insecure}
 	return &patient{inner: t, patience: opt.patience, plain: opt.Insecure}
 }
+
+func (p *patient) CloseIdleConnections() { p.inner.CloseIdleConnections() }
 
 func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" && !p.plain && !isLoopback(req.URL.Hostname()) {

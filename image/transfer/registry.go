@@ -3,8 +3,6 @@ package transfer
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -23,7 +21,9 @@ import (
 // repository is one of a registry, authenticated.
 type repository struct {
 	client http.Client
+	base   *patient // below client, which cannot close idle connections through the library
 	repo   name.Repository
+	login  login
 	root   v1.Descriptor // what the reference led to, and its content
 	body   []byte
 	patience
@@ -44,21 +44,28 @@ func openRegistry(ctx context.Context, text string, opt Options) (*image.Source,
 	if err != nil {
 		return nil, err
 	}
-	base := newPatient(opt)
-	r := &repository{repo: repo, patience: opt.patience}
-	r.client.Transport, err = transport.NewWithContext(ctx, repo.Registry, login, base, []string{repo.Scope(transport.PullScope)})
+	r := &repository{base: newPatient(opt), repo: repo, login: login, patience: opt.patience}
+	img, err := r.find(ctx, ref, want)
 	if err != nil {
-		return nil, login.explain(repo.Registry, err)
-	}
-	if err := r.look(ctx, ref); err != nil {
-		return nil, login.explain(repo.Registry, err)
-	}
-	img, err := find(ctx, r, r.root, want)
-	if err != nil {
-		r.client.CloseIdleConnections()
-		return nil, login.explain(repo.Registry, err)
+		r.base.CloseIdleConnections()
+		return nil, err
 	}
 	return newFetch(ctx, r, img, opt).source(), nil
+}
+
+// find logs in, and follows the reference to the image of a platform.
+func (r *repository) find(ctx context.Context, ref name.Reference, want wanted) (img *found, err error) {
+	r.client.Transport, err = transport.NewWithContext(ctx, r.repo.Registry, r.login, r.base, []string{r.repo.Scope(transport.PullScope)})
+	if err != nil {
+		return nil, r.explainLogin(err)
+	}
+	if err := r.look(ctx, ref); err != nil {
+		return nil, r.explain(err)
+	}
+	if img, err = find(ctx, r, r.root, want); err != nil {
+		return nil, r.explain(err)
+	}
+	return img, nil
 }
 
 // parseReference completes a name as Docker does, and marks where plain http will do.
@@ -158,55 +165,10 @@ func (r *repository) get(ctx context.Context, kind, what string, from int64) (*h
 	}
 	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
 		resp.Body.Close()
+		if at := resp.Request.URL.Host; at != r.repo.RegistryStr() {
+			return nil, &elsewhereError{at, err}
+		}
 		return nil, err
 	}
 	return resp, nil
-}
-
-// explain says what a person can do about an error of the network or the registry.
-func (l login) explain(reg name.Registry, err error) error {
-	// First, because to this machine plain http was tried too, and has said something else.
-	var cert *tls.CertificateVerificationError
-	if errors.As(err, &cert) {
-		return fmt.Errorf("%s: %w (--tls-verify=false takes it nevertheless)", reg, cert)
-	}
-	var plain *plainHTTPError
-	if errors.As(err, &plain) {
-		return plain
-	}
-	var status *transport.Error
-	if errors.As(err, &status) {
-		why := fmt.Sprintf("%d %s", status.StatusCode, http.StatusText(status.StatusCode))
-		if len(status.Errors) > 0 {
-			why += ": " + printable(status.Errors[0].Message)
-		}
-		switch status.StatusCode {
-		case http.StatusUnauthorized, http.StatusForbidden:
-			if l.from == "" {
-				return fmt.Errorf("%s says %s; it wants credentials: --creds USER:PASSWORD, or docker login, or podman login", reg, why)
-			}
-			return fmt.Errorf("%s says %s to the credentials from %s", reg, why, l.from)
-		case http.StatusNotFound:
-			return fmt.Errorf("%s says %s: no such image or tag", reg, why)
-		}
-		return fmt.Errorf("%s says %s", reg, why)
-	}
-	var sent *url.Error
-	if !errors.As(err, &sent) {
-		return err // not the network's
-	}
-	// net/http has no value for this one.
-	if reg.Scheme() == "https" && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
-		return fmt.Errorf("%s: %w (--tls-verify=false takes it nevertheless)", reg, bare(err))
-	}
-	return fmt.Errorf("%s: %w", reg, bare(err))
-}
-
-// bare leaves out the method and the URL, which is long and may hold a token.
-func bare(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
-		return u.Err
-	}
-	return err
 }

@@ -197,6 +197,12 @@ func brisk(t *testing.T) Options {
 
 func (s *site) pull(t *testing.T, ref string, opt Options) (tars [][]byte, src *image.Source, err error) {
 	t.Helper()
+	return pulled(t, s.host()+"/"+ref, opt)
+}
+
+// pulled knows no credentials and certificates but those of the test.
+func pulled(t *testing.T, ref string, opt Options) (tars [][]byte, src *image.Source, err error) {
+	t.Helper()
 	for _, v := range []string{"REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "DOCKER_CONFIG"} {
 		if _, set := os.LookupEnv(v); !set || !strings.HasPrefix(os.Getenv(v), os.TempDir()) {
 			t.Setenv(v, "")
@@ -205,7 +211,7 @@ func (s *site) pull(t *testing.T, ref string, opt Options) (tars [][]byte, src *
 	if os.Getenv("HOME") == "" || !strings.HasPrefix(os.Getenv("HOME"), os.TempDir()) {
 		t.Setenv("HOME", t.TempDir())
 	}
-	src, err = Open(t.Context(), "docker://"+s.host()+"/"+ref, opt)
+	src, err = Open(t.Context(), "docker://"+ref, opt)
 	if err != nil {
 		return nil, nil, oneLine(t, err)
 	}

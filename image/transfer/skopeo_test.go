@@ -31,8 +31,9 @@ func skopeo(t *testing.T, args ...string) []byte {
 	return tool(t, "skopeo", append([]string{"--tmpdir", t.TempDir(), "--insecure-policy"}, args...)...)
 }
 
-// debianRegistry is docker-registry on a free port of loopback.
-func debianRegistry(t *testing.T) (host string) {
+// debianRegistry is docker-registry on a free port of loopback. more is what its
+// configuration has besides, first about http.
+func debianRegistry(t *testing.T, more string) (host string) {
 	t.Helper()
 	program, err := exec.LookPath("docker-registry")
 	if err != nil {
@@ -40,7 +41,7 @@ func debianRegistry(t *testing.T) (host string) {
 	}
 	dir := t.TempDir()
 	config := filepath.Join(dir, "config.yml")
-	check(t, os.WriteFile(config, fmt.Appendf(nil, "version: 0.1\nlog: {level: info}\nstorage: {filesystem: {rootdirectory: %s/data}}\nhttp: {addr: \"127.0.0.1:0\"}\n", dir), 0o644))
+	check(t, os.WriteFile(config, fmt.Appendf(nil, "version: 0.1\nlog: {level: info}\nstorage: {filesystem: {rootdirectory: %s/data}}\nhttp:\n  addr: \"127.0.0.1:0\"\n%s", dir, more), 0o644))
 	cmd := exec.Command(program, "serve", config)
 	stderr, err := cmd.StderrPipe()
 	check(t, err)
@@ -65,7 +66,7 @@ func debianRegistry(t *testing.T) (host string) {
 func TestSkopeoAndRegistry(t *testing.T) {
 	f := newFixture(t, "amd64", 5000, 1<<20, 10)
 	dir := dirOf(t, layoutFiles(t, map[string]*fixture{"x": f}))
-	host, out := debianRegistry(t), t.TempDir()
+	host, out := debianRegistry(t, ""), t.TempDir()
 	for _, row := range []struct{ name, to, what string }{
 		{"OCI in a registry", "docker://" + host + "/a/img:oci", "docker://" + host + "/a/img:oci"},
 		{"schema2 in a registry", "docker://" + host + "/img:v2", "docker://" + host + "/img:v2"},

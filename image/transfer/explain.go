@@ -1,0 +1,122 @@
+package transfer
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// explain says what a person can do about an error of the network or the registry. What is
+// neither stays as it is.
+func (r *repository) explain(err error) error {
+	reg := r.repo.Registry
+	// First, because to this machine plain http was tried too, and has said something else.
+	var cert *tls.CertificateVerificationError
+	if errors.As(err, &cert) {
+		return fmt.Errorf("%s: %w (--tls-verify=false takes it nevertheless)", r.at(err), cert)
+	}
+	var plain *plainHTTPError
+	if errors.As(err, &plain) {
+		return plain
+	}
+	var elsewhere *elsewhereError
+	var status *transport.Error
+	switch {
+	case errors.As(err, &elsewhere) && errors.As(err, &status):
+		return fmt.Errorf("%s, where %s has sent us, says %s", printable(elsewhere.host), reg, said(status))
+	case errors.As(err, &status):
+		return r.explainStatus(status)
+	}
+	var sent *url.Error
+	if !errors.As(err, &sent) {
+		return err // not the network's
+	}
+	// net/http has no value for this one.
+	if reg.Scheme() == "https" && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+		return fmt.Errorf("%s: %w (--tls-verify=false takes it nevertheless)", r.at(err), bare(err))
+	}
+	return fmt.Errorf("%s: %w", r.at(err), bare(err))
+}
+
+// explainLogin also names the registry where the library's own words about a challenge or
+// a token would stand alone.
+func (r *repository) explainLogin(err error) error {
+	if explained := r.explain(err); explained != err {
+		return explained
+	}
+	return fmt.Errorf("%s: log in: %w", r.repo.Registry, oneLineOf(err))
+}
+
+// explainStatus is about an answer of the registry, or of its token server.
+func (r *repository) explainStatus(status *transport.Error) error {
+	who := r.repo.RegistryStr()
+	if req := status.Request; req != nil && req.URL.Host != who {
+		who = fmt.Sprintf("%s, the token server of %s,", printable(req.URL.Host), who)
+	}
+	why := said(status)
+	switch status.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		if r.login.from == "" {
+			return fmt.Errorf("%s says %s; it wants credentials: --creds USER:PASSWORD, or docker login, or podman login", who, why)
+		}
+		return fmt.Errorf("%s says %s to the credentials from %s", who, why, r.login.from)
+	case http.StatusNotFound:
+		return fmt.Errorf("%s says %s: no such image or tag", who, why)
+	}
+	return fmt.Errorf("%s says %s", who, why)
+}
+
+func said(status *transport.Error) string {
+	why := fmt.Sprintf("%d %s", status.StatusCode, http.StatusText(status.StatusCode))
+	if len(status.Errors) > 0 {
+		why += ": " + printable(status.Errors[0].Message)
+	}
+	return why
+}
+
+// elsewhereError is an answer of who is not the registry, after a redirect.
+type elsewhereError struct {
+	host string
+	err  error
+}
+
+func (e *elsewhereError) Error() string { return e.host + ": " + e.err.Error() }
+func (e *elsewhereError) Unwrap() error { return e.err }
+
+// at is the host that an error is about, and the registry if that is another.
+func (r *repository) at(err error) string {
+	reg := r.repo.RegistryStr()
+	host := reg
+	for u := (*url.Error)(nil); errors.As(err, &u); err = u.Err { // the innermost: a token is fetched inside a request
+		if at, err := url.Parse(u.URL); err == nil {
+			host = at.Host
+		}
+	}
+	if host == reg {
+		return reg
+	}
+	return fmt.Sprintf("%s (for %s)", printable(host), reg)
+}
+
+// bare leaves out the method and the URL, which is long and may hold a token.
+func bare(err error) error {
+	for u := (*url.Error)(nil); errors.As(err, &u); {
+		err = u.Err
+	}
+	return oneLineOf(err)
+}
+
+// oneLineOf leaves out what the library adds on further lines: the answer of a token
+// server, with whatever tokens it has.
+func oneLineOf(err error) error {
+	first, _, more := strings.Cut(err.Error(), "\n")
+	if clean := printable(strings.TrimSuffix(first, ":")); more || clean != first {
+		return errors.New(clean)
+	}
+	return err
+}
