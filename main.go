@@ -78,7 +78,11 @@ func newApp() *cli.App {
 		imageCommand(), poolCommand(), gcCommand(),
 	}
 	app.CommandNotFound = func(c *cli.Context, name string) {
-		report(app.Metadata, fmt.Errorf("no command %q (see thinrun --help)", name))
+		of := "thinrun"
+		if c.Command != nil && c.Command.Name != of && c.Command.Name != "" { // image, pool
+			of += " " + c.Command.Name
+		}
+		report(app.Metadata, fmt.Errorf("no command %q (see %s --help)", name, of))
 		os.Exit(1)
 	}
 	app.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return err }
@@ -118,6 +122,9 @@ func prepare(app *cli.App, cmd *cli.Command, path string) {
 			return fmt.Errorf("%s: %w", subject(path, c), err)
 		}
 	}
+	// The library gives every command the verbs help and h. Where there are no other
+	// verbs, that is a container's id or an image's name.
+	cmd.HideHelpCommand = len(cmd.Subcommands) == 0
 	rememberNames(cmd.Flags)
 	for _, sub := range cmd.Subcommands {
 		prepare(app, sub, path+" "+sub.Name)
@@ -204,6 +211,11 @@ func before(c *cli.Context) error {
 	} {
 		if v := c.String(flag); v != "" && !strings.Contains(" "+words+" ", " "+v+" ") {
 			return fmt.Errorf("--%s: %q is none of: %s", flag, v, strings.ReplaceAll(words, " ", ", "))
+		}
+	}
+	for flag, word := range map[string]string{"root": "--root", "storage": "--storage (or $THINRUN_STORAGE)"} {
+		if c.String(flag) == "" { // "$DIR" of a script that never set it, and not the working directory
+			return fmt.Errorf("%s: empty; name a directory", word)
 		}
 	}
 	return nil
@@ -331,6 +343,8 @@ func reorder(app *cli.App, args []string) []string {
 		case a == "--":
 			rest, dashes = append(rest, args[i+1:]...), true
 			i = len(args)
+		case a == "-h", a == "--help", a == "-help": // not help on an argument before it
+			return append(slices.Clone(head), "--help")
 		case bundled(cmd.Flags, a):
 			for _, letter := range a[1:] {
 				long, _ := longName(cmd.Flags, "-"+string(letter))

@@ -106,6 +106,11 @@ func TestHelp(t *testing.T) {
 			}
 		}
 	}
+	for _, args := range [][]string{{"delete", "x", "--help"}, {"delete", "-f", "x", "-h"}, {"delete", "--help", "x"}} {
+		if out := th.ok(args...); !strings.Contains(out, "thinrun delete") {
+			t.Errorf("%v: %s", args, out)
+		}
+	}
 	for _, args := range [][]string{nil, {"--help"}, {"-h"}, {"help"}, {"image"}, {"pool"}} {
 		if out := th.ok(args...); !strings.Contains(out, "USAGE:") || !strings.Contains(out, "COMMANDS:") {
 			t.Errorf("%v: %s", args, out)
@@ -124,10 +129,38 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// Containers and images may be called help or h: kill h was answered by kill's help page,
+// and said that all was well.
+func TestNamesThatAreWordsOfHelp(t *testing.T) {
+	th := newThinrun(t)
+	for _, name := range []string{"help", "h"} {
+		for _, args := range [][]string{{"state", name}, {"delete", name}, {"kill", name}, {"kill", name, "KILL"}, {"start", name}} {
+			th.fails(1, args, `"`+name+`"`, "does not exist")
+		}
+		th.fails(255, []string{"exec", name, "true"}, "does not exist")
+		for _, args := range [][]string{
+			{"image", "inspect", name}, {"image", "rm", name}, {"image", "tag", name, "x"}, {"image", "export", name, "x"}, {"run", "--image", name, "x"},
+		} {
+			th.fails(1, args, name+":latest", "no such image")
+		}
+		th.fails(1, []string{"run", "--bundle", th.dir + "/none", name}, "none", "no such file")
+		th.fails(1, []string{"image", "import", name, th.dir + "/none"}, "none", "no such file")
+		th.fails(1, []string{"gc", name}, "wants no argument")
+	}
+}
+
+func TestEmptyDirectoryIsRefused(t *testing.T) {
+	th := newThinrun(t)
+	for _, flag := range []string{"--root", "--storage"} {
+		th.fails(1, []string{flag, "", "image", "list"}, flag, "empty")
+	}
+}
+
 func TestMistakesAreOneLine(t *testing.T) {
 	th := newThinrun(t)
 	th.fails(1, []string{"frobnicate"}, `no command "frobnicate"`)
-	th.fails(1, []string{"image", "frobnicate"}, `no command "frobnicate"`)
+	th.fails(1, []string{"image", "frobnicate"}, `no command "frobnicate"`, "thinrun image --help")
+	th.fails(1, []string{"pool", "frobnicate"}, `no command "frobnicate"`, "thinrun pool --help")
 	th.fails(1, []string{"help", "frobnicate"}, `"frobnicate"`)
 	th.fails(1, []string{"--frobnicate", "list"}, "frobnicate")
 	th.fails(1, []string{"--log"}, "flag needs an argument")
