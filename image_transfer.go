@@ -27,6 +27,7 @@ func pullImage(c *cli.Context) error {
 	return bring(c, name, "docker://"+strings.TrimPrefix(ref, "docker://"), transfer.Options{
 		Insecure:    !c.Bool("tls-verify"),
 		Credentials: c.String("creds"),
+		CertDir:     c.String("cert-dir"),
 	})
 }
 

@@ -17,10 +17,11 @@ func transferCommands() []*cli.Command {
 			Name:        "pull",
 			Usage:       "make an image out of one in a registry",
 			ArgsUsage:   "REF [NAME]",
-			Description: "REF is [HOST[:PORT]/]NAME[:TAG][@DIGEST], as docker pull takes it. The image is called NAME,\nor REF without its digest. Credentials come from --creds, from $REGISTRY_AUTH_FILE, or from\nwhat podman login and docker login keep. This machine's own registries may speak plain http.\n\nExample: thinrun image pull docker.io/library/debian:12 debian",
+			Description: "REF is [HOST[:PORT]/]NAME[:TAG][@DIGEST], as docker pull takes it. The image is called NAME,\nor REF without its digest. Credentials come from --creds, from $REGISTRY_AUTH_FILE, or from\nwhat podman login and docker login keep; CAs and client certificates from --cert-dir, or from the\nfirst directory named HOST[:PORT] in ~/.config/containers/certs.d, /etc/containers/certs.d and\n/etc/docker/certs.d. This machine's own registries may speak plain http.\n\nExample: thinrun image pull docker.io/library/debian:12 debian",
 			Flags: []cli.Flag{
 				&cli.BoolFlag{Name: "tls-verify", Value: true, Usage: "want https, and a certificate that is known"},
 				&cli.StringFlag{Name: "creds", Usage: "log in as `USER:PASSWORD`"},
+				&cli.StringFlag{Name: "cert-dir", Usage: "take CAs (*.crt) and our certificates (*.cert, *.key) from `DIR`, not from certs.d"},
 				platform, quiet,
 			},
 			Action: pullImage,

@@ -2,8 +2,10 @@ package transfer
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -18,7 +20,19 @@ func (r *repository) explain(err error) error {
 	// First, because to this machine plain http was tried too, and has said something else.
 	var cert *tls.CertificateVerificationError
 	if errors.As(err, &cert) {
-		return fmt.Errorf("%s: %w (--tls-verify=false takes it nevertheless)", r.at(err), cert)
+		advice := "--tls-verify=false takes it nevertheless"
+		if unknown := (x509.UnknownAuthorityError{}); errors.As(cert, &unknown) {
+			advice = fmt.Sprintf("its CA's certificate belongs in %s/ca.crt; %s", r.certDir(err), advice)
+		}
+		return fmt.Errorf("%s: %w (%s)", r.at(err), oneLineOf(cert), advice) // a certificate's names are anybody's
+	}
+	var alert *net.OpError
+	if errors.As(err, &alert) && alert.Op == "remote error" && r.hostOf(err) == r.repo.RegistryStr() && strings.Contains(alert.Err.Error(), "certificate") {
+		advice := "it takes none of the client certificates in " + r.certs.dir
+		if len(r.certs.ours) == 0 {
+			advice = fmt.Sprintf("it wants a client certificate: %s/client.cert and client.key", r.certDir(err))
+		}
+		return fmt.Errorf("%s: %w (%s)", r.at(err), alert.Err, advice)
 	}
 	var plain *plainHTTPError
 	if errors.As(err, &plain) {
@@ -55,7 +69,7 @@ func (r *repository) explainLogin(err error) error {
 // explainStatus is about an answer of the registry, or of its token server.
 func (r *repository) explainStatus(status *transport.Error) error {
 	who := r.repo.RegistryStr()
-	if req := status.Request; req != nil && req.URL.Host != who {
+	if req := status.Request; req != nil && hostKey(req.URL.Host) != hostKey(who) {
 		who = fmt.Sprintf("%s, the token server of %s,", printable(req.URL.Host), who)
 	}
 	why := said(status)
@@ -88,19 +102,37 @@ type elsewhereError struct {
 func (e *elsewhereError) Error() string { return e.host + ": " + e.err.Error() }
 func (e *elsewhereError) Unwrap() error { return e.err }
 
-// at is the host that an error is about, and the registry if that is another.
-func (r *repository) at(err error) string {
-	reg := r.repo.RegistryStr()
-	host := reg
+// hostOf is the host that an error is about.
+func (r *repository) hostOf(err error) string {
+	host := r.repo.RegistryStr()
 	for u := (*url.Error)(nil); errors.As(err, &u); err = u.Err { // the innermost: a token is fetched inside a request
 		if at, err := url.Parse(u.URL); err == nil {
 			host = at.Host
 		}
 	}
-	if host == reg {
-		return reg
+	if hostKey(host) == hostKey(r.repo.RegistryStr()) {
+		return r.repo.RegistryStr()
 	}
-	return fmt.Sprintf("%s (for %s)", printable(host), reg)
+	return printable(host)
+}
+
+func (r *repository) at(err error) string {
+	if host := r.hostOf(err); host != r.repo.RegistryStr() {
+		return fmt.Sprintf("%s (for %s)", host, r.repo.Registry)
+	}
+	return r.repo.RegistryStr()
+}
+
+// certDir is where certificates for who an error is about are looked for.
+func (r *repository) certDir(err error) string {
+	host := r.hostOf(err)
+	switch {
+	case host != r.repo.RegistryStr():
+		return "/etc/containers/certs.d/" + hostKey(host)
+	case r.certs.dir != "":
+		return r.certs.dir
+	}
+	return "/etc/containers/certs.d/" + certDirName(r.repo.Registry)
 }
 
 // bare leaves out the method and the URL, which is long and may hold a token.

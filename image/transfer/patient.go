@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,17 +22,21 @@ var errStalled = errors.New("the registry went silent")
 // redirects). It gives up on silence, repeats what is worth repeating, and refuses plain
 // http to where it was not allowed: the library above would try it for private addresses.
 type patient struct {
-	inner *http.Transport
+	inner *doors
 	patience
 	plain bool // to anywhere, not only to this machine
 }
 
-func newPatient(opt Options) *patient {
+func newPatient(opt Options, reg name.Registry, certs certificates) *patient {
 	t := http.DefaultTransport.(*http.Transport).Clone()
+	// As podman does, three layers come over three connections. Go's HTTP/2 also loses the
+	// alert with which a server refuses our certificate after a handshake of TLS 1.3.
+	t.Protocols = new(http.Protocols)
+	t.Protocols.SetHTTP1(true)
 	t.DisableCompression = true // a digest is of the bytes as they lie there
 	t.MaxIdleConnsPerHost = parallel + 1
 	t.TLSClientConfig = &tls.Config{InsecureSkipVerify: opt.Insecure}
-	return &patient{inner: t, patience: opt.patience, plain: opt.Insecure}
+	return &patient{inner: newDoors(t, reg, certs, opt), patience: opt.patience, plain: opt.Insecure}
 }
 
 func (p *patient) CloseIdleConnections() { p.inner.CloseIdleConnections() }

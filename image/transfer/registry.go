@@ -24,6 +24,7 @@ type repository struct {
 	base   *patient // below client, which cannot close idle connections through the library
 	repo   name.Repository
 	login  login
+	certs  certificates
 	root   v1.Descriptor // what the reference led to, and its content
 	body   []byte
 	patience
@@ -44,7 +45,11 @@ func openRegistry(ctx context.Context, text string, opt Options) (*image.Source,
 	if err != nil {
 		return nil, err
 	}
-	r := &repository{base: newPatient(opt), repo: repo, login: login, patience: opt.patience}
+	certs, err := opt.registryCerts(repo.Registry)
+	if err != nil {
+		return nil, err
+	}
+	r := &repository{base: newPatient(opt, repo.Registry, certs), repo: repo, login: login, certs: certs, patience: opt.patience}
 	img, err := r.find(ctx, ref, want)
 	if err != nil {
 		r.base.CloseIdleConnections()
@@ -165,7 +170,7 @@ func (r *repository) get(ctx context.Context, kind, what string, from int64) (*h
 	}
 	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
 		resp.Body.Close()
-		if at := resp.Request.URL.Host; at != r.repo.RegistryStr() {
+		if at := resp.Request.URL.Host; hostKey(at) != hostKey(r.repo.RegistryStr()) {
 			return nil, &elsewhereError{at, err}
 		}
 		return nil, err

@@ -23,6 +23,7 @@ import (
 
 	"thinrun/image"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -591,6 +592,6 @@ func TestPlainHTTPOnlyToThisMachine(t *testing.T) {
 	}
 	req, err := http.NewRequest("GET", "http://192.0.2.1/v2/", nil)
 	check(t, err)
-	_, err = newPatient(Options{patience: brisk(t).patience}).RoundTrip(req)
+	_, err = newPatient(Options{patience: brisk(t).patience}, name.Registry{}, certificates{}).RoundTrip(req)
 	wantError(t, err, "plain http to 192.0.2.1, which is not this machine (--tls-verify=false allows it)")
 }

@@ -28,6 +28,7 @@ type Options struct {
 	Platform    string // os/arch[/variant] to take; "": ours
 	Insecure    bool   // --tls-verify=false: plain http, and certificates that nobody signed
 	Credentials string // USER:PASSWORD; "": what docker login or podman login keep
+	CertDir     string // with the registry's certificates; "": what is in certs.d for it
 	// Spool is a directory for what is on its way, in files without a name. It is made
 	// when the first of them is.
 	Spool    string
@@ -35,6 +36,7 @@ type Options struct {
 	Progress func(Progress) // may be nil; is called by several goroutines
 
 	patience patience // zero but in tests
+	etc      string   // "" but in tests
 }
 
 // Progress is how far the transfer of one layer has come.
