@@ -8,20 +8,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
 // certificates are what certs.d keeps for a host (containers-certs.d(5)).
 type certificates struct {
-	dir   string            // "": there is none
-	roots *x509.CertPool    // with the system's; nil: those alone
-	ours  []tls.Certificate // TLS takes the first that is of a CA the other side names
+	dir  string              // "": there is none
+	cas  []*x509.Certificate // besides the system's
+	ours []tls.Certificate   // TLS takes the first that is of a CA the other side names
 }
 
 // certDirs is podman's order, with Docker's at the end. The first that exists is meant.
@@ -88,7 +86,7 @@ func readCerts(dir string) (certificates, error) {
 		stem := strings.TrimSuffix(file, filepath.Ext(file))
 		switch filepath.Ext(file) {
 		case ".crt":
-			err = c.addRoots(file)
+			err = c.addCAs(file)
 		case ".cert":
 			err = c.addPair(stem)
 		case ".key":
@@ -103,16 +101,11 @@ func readCerts(dir string) (certificates, error) {
 	return c, nil
 }
 
-// addRoots is strict where CertPool.AppendCertsFromPEM skips what it cannot read.
-func (c *certificates) addRoots(file string) error {
+// addCAs is strict where CertPool.AppendCertsFromPEM skips what it cannot read.
+func (c *certificates) addCAs(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
-	}
-	if c.roots == nil {
-		if c.roots, err = x509.SystemCertPool(); err != nil {
-			return fmt.Errorf("the system's certificates: %w", err)
-		}
 	}
 	n := 0
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
@@ -123,7 +116,7 @@ func (c *certificates) addRoots(file string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", file, err)
 		}
-		c.roots.AddCert(cert)
+		c.cas = append(c.cas, cert)
 		n++
 	}
 	if begun := bytes.Count(text, []byte("-----BEGIN CERTIFICATE-----")); n == 0 || n < begun {
@@ -146,70 +139,4 @@ func (c *certificates) addPair(stem string) error {
 	}
 	c.ours = append(c.ours, pair)
 	return nil
-}
-
-// doors lead to hosts, each with what is trusted there. Where the registry sends us, to its
-// token server or a store of blobs, its own CAs sign nobody and its client certificate is
-// shown to nobody; nor is another host's, or a registry could choose whom we log in to.
-type doors struct {
-	opt   Options
-	plain *http.Transport // to who has no certificates of his own
-
-	mu     sync.Mutex
-	byHost map[string]*http.Transport
-}
-
-func newDoors(plain *http.Transport, reg name.Registry, certs certificates, opt Options) *doors {
-	d := &doors{opt: opt, plain: plain, byHost: make(map[string]*http.Transport)}
-	d.byHost[hostKey(reg.RegistryStr())] = d.with(certs)
-	return d
-}
-
-func (d *doors) with(certs certificates) *http.Transport {
-	if certs.roots == nil && certs.ours == nil {
-		return d.plain
-	}
-	t := d.plain.Clone()
-	t.TLSClientConfig.RootCAs, t.TLSClientConfig.Certificates = certs.roots, certs.ours
-	return t
-}
-
-func (d *doors) RoundTrip(req *http.Request) (*http.Response, error) {
-	t := d.plain
-	if req.URL.Scheme == "https" {
-		var err error
-		if t, err = d.to(hostKey(req.URL.Host)); err != nil {
-			return nil, err
-		}
-	}
-	return t.RoundTrip(req)
-}
-
-func (d *doors) to(host string) (*http.Transport, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if t := d.byHost[host]; t != nil {
-		return t, nil
-	}
-	certs, err := d.opt.hostCerts(host)
-	if err != nil {
-		return nil, err
-	}
-	certs.ours = nil
-	d.byHost[host] = d.with(certs)
-	return d.byHost[host], nil
-}
-
-func (d *doors) CloseIdleConnections() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.plain.CloseIdleConnections()
-	for _, t := range d.byHost {
-		t.CloseIdleConnections()
-	}
-}
-
-// hostKey makes one of the ways to write a host and its port of https.
-func hostKey(host string) string {
-	return strings.TrimSuffix(strings.ToLower(host), ":443")
 }

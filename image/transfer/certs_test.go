@@ -119,20 +119,23 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
+// asking serves https, with a certificate for loopback, and asks clients for theirs.
+func asking(t *testing.T, s *httptest.Server, ca, clients *pki.CA) {
+	t.Helper()
+	pair, err := tls.X509KeyPair(ca.Pair(t, "server"))
+	check(t, err)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(clients.PEM)
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequestClientCert, ClientCAs: pool}
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+}
+
 // TestCertificatesAreForOneHost: where a registry redirects to neither its CA counts nor the
 // client's certificate is shown, also not the one that is kept for that host.
 func TestCertificatesAreForOneHost(t *testing.T) {
 	ca, clients := pki.New(t, "ours"), pki.New(t, "of clients")
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(clients.PEM)
-	serve := func(s *httptest.Server) {
-		pair, err := tls.X509KeyPair(ca.Pair(t, "server"))
-		check(t, err)
-		s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequestClientCert, ClientCAs: pool}
-		s.Config.ErrorLog = log.New(io.Discard, "", 0)
-		s.StartTLS()
-		t.Cleanup(s.Close)
-	}
 	f := newFixture(t, "amd64", 10, 1000)
 	served := 0
 	store := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -142,9 +145,9 @@ func TestCertificatesAreForOneHost(t *testing.T) {
 		served++
 		w.Write(f.blobs[path.Base(r.URL.Path)])
 	}))
-	serve(store)
+	asking(t, store, ca, clients)
 	s := newStoppedSite()
-	serve(s.Server)
+	asking(t, s.Server, ca, clients)
 	s.Client().Transport.(*http.Transport).TLSClientConfig.InsecureSkipVerify = true
 	s.push(t, f, "1")
 	s.set(func(w http.ResponseWriter, r *http.Request) bool {
@@ -185,6 +188,60 @@ func TestCertificatesAreForOneHost(t *testing.T) {
 		}
 		served = 0
 		check(t, os.RemoveAll(filepath.Join(opt.etc, "docker")))
+	}
+}
+
+// TestCAOfTheTokenServer is the registry's, as under Docker and podman (GitLab has two hosts
+// and one CA); the client's certificate stays with the registry.
+func TestCAOfTheTokenServer(t *testing.T) {
+	ca, clients := pki.New(t, "ours"), pki.New(t, "of clients")
+	asked := 0
+	tokens := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		if len(r.TLS.PeerCertificates) > 0 {
+			t.Errorf("the token server was shown the certificate of %s", r.TLS.PeerCertificates[0].Subject)
+		}
+		if u, p, _ := r.BasicAuth(); u != user || p != password {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		fmt.Fprint(w, `{"token":"good"}`)
+	}))
+	asking(t, tokens, ca, clients)
+	s := newStoppedSite()
+	asking(t, s.Server, ca, clients)
+	s.Client().Transport.(*http.Transport).TLSClientConfig.InsecureSkipVerify = true
+	f := newFixture(t, "amd64", 10, 1000)
+	s.push(t, f, "1")
+	s.set(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Header.Get("Authorization") == "Bearer good" {
+			return false
+		}
+		w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer service="here",realm="%s/token"`, strings.Replace(tokens.URL, "127.0.0.1", "localhost", 1)))
+		w.WriteHeader(http.StatusUnauthorized)
+		return true
+	})
+	opt := brisk(t)
+	opt.Platform, opt.CertDir, opt.Credentials = "linux/amd64", t.TempDir(), user+":"+password
+	cert, key := clients.Pair(t, "me")
+	pki.Write(t, opt.CertDir, map[string][]byte{"ca.crt": ca.PEM, "me.cert": cert, "me.key": key})
+	got, _, err := s.pull(t, "img:1", opt)
+	check(t, err)
+	wantLayers(t, f, got)
+	if asked == 0 {
+		t.Error("the token server was not asked")
+	}
+}
+
+func TestRealmOf(t *testing.T) {
+	for _, row := range []struct{ challenge, want string }{
+		{`Bearer realm="https://Auth.docker.io:443/token",service="x"`, "auth.docker.io"},
+		{`bearer service="x", realm="https://a:1/"`, "a:1"},
+		{`Basic realm="https://a/"`, ""}, {`Bearer realm="https://a`, ""}, {`Bearer realm=":"`, ""}, {"", ""},
+	} {
+		if got := realmOf(http.Header{"Www-Authenticate": {row.challenge}}); got != row.want {
+			t.Errorf("%s: %q, want %q", row.challenge, got, row.want)
+		}
 	}
 }
 
