@@ -64,6 +64,7 @@ func TestCredentials(t *testing.T) {
 			{name: "wrong --creds", creds: user + ":x", words: []string{"says 401 Unauthorized", "to the credentials from --creds"}},
 			{name: "creds without a colon", creds: user, words: []string{"--creds: want USER:PASSWORD"}},
 			{name: "docker login", file: ".docker/config.json", text: auth(password)},
+			{name: "docker login of old", file: ".docker/config.json", text: strings.Replace(auth(password), s.host(), "https://"+s.host()+"/v1/", 1)},
 			{name: "wrong docker login", file: ".docker/config.json", text: auth("x"), words: []string{"401", ".docker/config.json"}},
 			{name: "DOCKER_CONFIG", file: "elsewhere/config.json", text: auth(password), env: "DOCKER_CONFIG"},
 			{name: "podman login", file: "run/containers/auth.json", text: auth(password), env: "XDG_RUNTIME_DIR"},

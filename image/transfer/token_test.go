@@ -85,7 +85,7 @@ func (s *tokenServer) serve(w http.ResponseWriter, r *http.Request) {
 		known = r.FormValue("grant_type") == "refresh_token" && r.FormValue("refresh_token") == identity
 		basic = true
 	}
-	if !known && (basic || !s.public) || r.FormValue("service") != "here" || r.FormValue("scope") != "repository:img:pull" {
+	if !known && (basic || !s.public) || r.FormValue("service") != "here" || r.FormValue("scope") != "repository:img:pull" && r.FormValue("account") == "" {
 		w.WriteHeader(http.StatusUnauthorized)
 		fmt.Fprint(w, `{"errors":[{"code":"UNAUTHORIZED","message":"who are you?"}]}`)
 		return
@@ -134,6 +134,10 @@ func TestTokens(t *testing.T) {
 	login := func(pass string) string {
 		return auths(fmt.Sprintf(`"auth":%q`, base64.StdEncoding.EncodeToString([]byte(user+":"+pass))))
 	}
+	written := filepath.Join(t.TempDir(), "auth.json")
+	skopeo(t, "login", "--tls-verify=false", "--authfile", written, "-u", user, "-p", password, reg)
+	loggedIn, err := os.ReadFile(written)
+	check(t, err)
 	const docker, podman = ".docker/config.json", ".config/containers/auth.json"
 	text := func(text string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, text) }
@@ -152,6 +156,7 @@ func TestTokens(t *testing.T) {
 		{name: "nobody, with a token for nothing", public: true, useless: true, words: []string{reg + " says 401 Unauthorized: authentication required; it wants credentials"}},
 		{name: "docker login", file: docker, text: login(password)},
 		{name: "podman login", file: podman, text: login(password)},
+		{name: "skopeo login", file: podman, text: string(loggedIn)},
 		{name: "--creds", creds: user + ":" + password},
 		{name: "wrong password", file: docker, text: login("x-" + password), public: true, words: []string{other, "says 401 Unauthorized: who are you? to the credentials from ", docker}},
 		{name: "wrong --creds", creds: user + ":x-" + password, words: []string{"who are you? to the credentials from --creds"}},
