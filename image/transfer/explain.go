@@ -68,17 +68,17 @@ func (r *repository) explainLogin(err error) error {
 
 // explainStatus is about an answer of the registry, or of its token server.
 func (r *repository) explainStatus(status *transport.Error) error {
-	who := r.repo.RegistryStr()
+	who, perhaps := r.repo.RegistryStr(), ", or there is no such image" // Docker Hub does not tell them apart
 	if req := status.Request; req != nil && hostKey(req.URL.Host) != hostKey(who) {
-		who = fmt.Sprintf("%s, the token server of %s,", printable(req.URL.Host), who)
+		who, perhaps = fmt.Sprintf("%s, the token server of %s,", printable(req.URL.Host), who), ""
 	}
 	why := said(status)
 	switch status.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		if r.login.from == "" {
-			return fmt.Errorf("%s says %s; it wants credentials: --creds USER:PASSWORD, or docker login, or podman login", who, why)
+			return fmt.Errorf("%s says %s; it wants credentials: --creds USER:PASSWORD, or docker login, or podman login%s", who, why, perhaps)
 		}
-		return fmt.Errorf("%s says %s to the credentials from %s", who, why, r.login.from)
+		return fmt.Errorf("%s says %s to the credentials from %s%s", who, why, r.login.from, perhaps)
 	case http.StatusNotFound:
 		return fmt.Errorf("%s says %s: no such image or tag", who, why)
 	}
