@@ -14,18 +14,18 @@ import (
 // want is by how much the pool should become larger.
 type want struct{ data, meta uint64 }
 
-// admitOrGrow tells if something new may start that writes to a disk of so many bytes. It
-// makes room before, where the pool is on files of ours: because it must, or early, while
+// admitOrGrow tells if something new may start that writes to a disk of so many bytes, now
+// of them before it has started. It makes room before, where the pool is on files of ours: because it must, or early, while
 // all goes on. Under strict admission the place is the caller's until it has its claim
 // (settled) or leaves the pool.
-func (p *pool) admitOrGrow(bytes uint64) error {
+func (p *pool) admitOrGrow(bytes, now uint64) error {
 	for attempt := 0; ; attempt++ {
 		if p.strict {
 			if err := p.reserve(); err != nil {
 				return err
 			}
 		}
-		w, err := p.admit(bytes)
+		w, err := p.admit(bytes, now)
 		if err != nil && !errors.Is(err, ErrFull) && !errors.Is(err, ErrMetaFull) && !errors.Is(err, ErrPromised) {
 			return err
 		}
@@ -49,7 +49,7 @@ func (p *pool) admitOrGrow(bytes uint64) error {
 }
 
 // admit is the rule. Always: the pool is writable, its clock has not run through, lowBytes
-// of data and a tenth of the metadata are free. That keeps work from starting on a pool
+// of data and a tenth of the metadata are free, and what the start itself writes. That keeps work from starting on a pool
 // that is nearly full, but running containers may still fill it.
 //
 // Strict: they may not. Free blocks have to cover the new disk and the promises: for each
@@ -60,7 +60,7 @@ func (p *pool) admitOrGrow(bytes uint64) error {
 // overwritten nobody knows without reading its mappings. Data files are preallocated, so
 // what is free in the pool is there. Metadata: 64 bytes for each block promised. A mapping
 // takes 16 in leaves that are at least half full, and its reference count a little.
-func (p *pool) admit(bytes uint64) (w want, err error) {
+func (p *pool) admit(bytes, now uint64) (w want, err error) {
 	if err := p.usable(); err != nil {
 		return w, err
 	}
@@ -90,6 +90,13 @@ func (p *pool) admit(bytes uint64) (w want, err error) {
 	case s.mode != "rw" || free < p.lowBytes:
 		err = p.fail("%w: %s of %s %s, nothing new starts below %s; remove containers or images (thinrun delete, thinrun image rm), or run `thinrun pool grow`",
 			ErrFull, size(free), size(s.dataTotal*p.blockBytes()), what, size(p.lowBytes))
+	case free < p.lowBytes+now:
+		lack := p.lowBytes + now - free
+		if w.data = max(w.data, lack); p.room(lack, p.data) < lack {
+			w.data = 0 // it would not be enough
+		}
+		err = p.fail("%w: %s of %s %s, and a disk of %s takes up to %s of that before anything is on it; take a smaller --rootfs-size, or run `thinrun pool grow`",
+			ErrFull, size(free), size(s.dataTotal*p.blockBytes()), what, size(bytes), size(now))
 	case metaFree < s.metaTotal/10: // must never be reached: the kernel then refuses to delete
 		err = p.fail("%w: %d of %d blocks used; remove containers or images, or run `thinrun pool grow`", ErrMetaFull, s.metaUsed, s.metaTotal)
 	}
@@ -122,7 +129,7 @@ func (p *pool) admit(bytes uint64) (w want, err error) {
 
 // refusal is why a container of an ordinary size would not start now.
 func (p *pool) refusal() error {
-	w, err := p.admit(p.baseBytes)
+	w, err := p.admit(p.baseBytes, 0)
 	switch {
 	case errors.Is(err, ErrMetaFull) && p.room(w.meta, p.meta) > 0,
 		(errors.Is(err, ErrFull) || errors.Is(err, ErrPromised)) && p.room(w.data, p.data) > 0:

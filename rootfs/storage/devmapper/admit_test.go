@@ -163,7 +163,7 @@ func TestClock(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.admitOrGrow(gib); err != nil {
+		if err := p.admitOrGrow(gib, 0); err != nil {
 			t.Errorf("three quarters through nothing starts: %v", err)
 		}
 		p.leave()

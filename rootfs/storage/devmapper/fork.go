@@ -41,7 +41,7 @@ func (d *Driver) Fork(c storage.Claim) (storage.Layer, error) {
 	}
 	// Before the container's claim is held: growing waits for all who hold the pool.
 	r, _ := readRecord(d.claimPath(c.ThinID))
-	if err := p.admitOrGrow(r.num("bytes")); err != nil {
+	if err := p.admitOrGrow(r.num("bytes"), 0); err != nil {
 		return nil, err
 	}
 	held, r, err := d.hold(c)

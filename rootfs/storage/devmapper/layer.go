@@ -193,7 +193,7 @@ func (d *Driver) NewLayer(parent string) (storage.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.admitOrGrow(origin.bytes); err != nil {
+	if err := p.admitOrGrow(origin.bytes, 0); err != nil {
 		return nil, err
 	}
 	c, err := p.snapshot(origin, owner{what: "layer", bytes: origin.bytes}, nil)

@@ -345,6 +345,18 @@ func TestBiggerRoot(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `a root of 1.0 MiB is smaller than image "web"`) {
 		t.Errorf("a smaller root: %v", err)
 	}
+	// The bitmaps of a huge one filled the pool under all that ran.
+	held0 := held(t, d)
+	before, err := d.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Prepare(storage.Request{ContainerID: "huge", Image: "web", Layer: layer, SizeBytes: 1 << 50}, save)
+	oneLine(t, err, ErrFull, "a disk of 1048576.0 GiB takes up to 256.0 GiB of that before anything is on it; take a smaller --rootfs-size, or run `thinrun pool grow`")
+	same(t, "what is held", held0, held(t, d))
+	if after, err := d.Status(); err != nil || after.Data != before.Data {
+		t.Errorf("the refused start changed the pool: %+v, before %+v, %v", after.Data, before.Data, err)
+	}
 }
 
 // loops are two block devices, and the files below them.

@@ -19,7 +19,7 @@ func (l *open) Room() (uint64, error) {
 		return 0, err
 	}
 	defer p.leave()
-	if err := p.admitOrGrow(0); err != nil {
+	if err := p.admitOrGrow(0, 0); err != nil {
 		return 0, err
 	}
 	// Half of what there is above the reserve: others write, too, and a small file takes

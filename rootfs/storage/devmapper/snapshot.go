@@ -30,7 +30,7 @@ func (d *Driver) Prepare(req storage.Request, save func(storage.Claim) error) (s
 			return src, fmt.Errorf("a root of %s is smaller than image %q, whose disk has %s", size(req.SizeBytes), req.Image, size(origin.bytes))
 		}
 	}
-	if err := p.admitOrGrow(bytes); err != nil {
+	if err := p.admitOrGrow(bytes, enlarging(bytes-origin.bytes)); err != nil {
 		return src, err
 	}
 	c, err := p.snapshot(origin, owner{what: "container", container: req.ContainerID, bytes: bytes}, func(c *claim) error {

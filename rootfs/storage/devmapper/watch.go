@@ -69,7 +69,7 @@ func (d *Driver) watched(seen uint32, again bool) (uint32, bool) {
 	if err = p.look(dm.NoFlush); err != nil {
 		return info.Event, true
 	}
-	w, err := p.admit(0)
+	w, err := p.admit(0, 0)
 	w.data, w.meta = p.room(w.data, p.data), p.room(w.meta, p.meta)
 	if w.data+w.meta == 0 {
 		if err != nil {
