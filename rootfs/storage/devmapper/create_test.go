@@ -78,8 +78,8 @@ func TestFirstUse(t *testing.T) {
 	if st.Type == unix.EXT4_SUPER_MAGIC && (!s.Data.DirectIO || !s.Metadata.DirectIO) {
 		t.Errorf("the files are on ext4, but without direct I/O: %+v", s)
 	}
-	if err := d.Destroy(); !errors.Is(err, ErrInUse) {
-		t.Errorf("destroy with a container: %v, want %v", err, ErrInUse)
+	if err := d.Destroy(); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), `by container "c1"; delete it first`) {
+		t.Errorf("destroy with a container: %v, want %v and its name", err, ErrInUse)
 	}
 	l, err := d.NewLayer(layer)
 	if err != nil {

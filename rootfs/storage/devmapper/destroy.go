@@ -59,19 +59,20 @@ func (d *Driver) Unused() error {
 }
 
 func (p *pool) unused() error {
-	if err := p.noneOpen(); err != nil {
-		return err
-	}
-	return p.eachClaim(func(_ uint32, _ string, f *os.File, r record) error {
+	err := p.eachClaim(func(_ uint32, _ string, f *os.File, r record) error { // which tell a name
 		if f == nil {
 			return p.fail("%w: a layer is being written", ErrInUse)
 		}
 		f.Close()
 		if r.str("what") == "container" && alive(r) {
-			return p.fail("%w: by container %q", ErrInUse, r.str("container"))
+			return p.fail("%w: by container %q; delete it first", ErrInUse, r.str("container"))
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return p.noneOpen()
 }
 
 // undo takes a half-made pool away. Its record names what it was to be made of.
