@@ -83,7 +83,9 @@ func (d *Driver) Check() (Report, error) {
 	if err := p.checkRecords(&r, checked.Thins); err != nil {
 		return r, err
 	}
-	r.OK = len(r.Problems) == 0
+	if r.OK = len(r.Problems) == 0; r.OK {
+		r.Problems = []string{} // in JSON a list, and not null
+	}
 	return r, nil
 }
 

@@ -125,6 +125,16 @@ func TestNoFalseAlarm(t *testing.T) {
 	}
 }
 
+// TestCheckOfNone: who reads the JSON iterates over the problems.
+func TestCheckOfNone(t *testing.T) {
+	d := fresh(t, Options{})
+	image(t, d)
+	r, err := d.Check()
+	if err != nil || !r.OK || r.Problems == nil || len(r.Problems) != 0 {
+		t.Errorf("got %+v, %v, want no problems in a list", r, err)
+	}
+}
+
 // TestCheckBesideWriters, who commit all the time.
 func TestCheckBesideWriters(t *testing.T) {
 	d := fresh(t, Options{})
