@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"thinrun/image"
@@ -51,12 +52,7 @@ func parseChanges(list []string) (*changes, error) {
 		case "LABEL":
 			err = c.label(rest)
 		case "EXPOSE":
-			for port := range strings.FieldsSeq(rest) {
-				if !strings.Contains(port, "/") {
-					port += "/tcp"
-				}
-				c.expose = append(c.expose, port)
-			}
+			err = c.exposes(rest)
 		case "STOPSIGNAL":
 			_, err = ParseSignal(rest)
 			change = func(cfg *image.Config) { cfg.StopSignal = rest }
@@ -106,6 +102,29 @@ func (c *changes) label(text string) error {
 		c.labels[kv[0]] = kv[1]
 	}
 	return err
+}
+
+// exposes writes what the OCI's config knows: one port each, with its protocol.
+func (c *changes) exposes(text string) error {
+	for word := range strings.FieldsSeq(text) {
+		ports, protocol, given := strings.Cut(word, "/")
+		if !given {
+			protocol = "tcp"
+		}
+		first, last, _ := strings.Cut(ports, "-")
+		if last == "" {
+			last = first
+		}
+		from, err := strconv.ParseUint(first, 10, 16)
+		to, err2 := strconv.ParseUint(last, 10, 16)
+		if err != nil || err2 != nil || from == 0 || from > to || !slices.Contains([]string{"tcp", "udp", "sctp"}, protocol) {
+			return fmt.Errorf("%s is not a port, or several, such as 80, 53/udp or 8000-8010", bundle.Quote(word))
+		}
+		for port := from; port <= to; port++ {
+			c.expose = append(c.expose, fmt.Sprintf("%d/%s", port, protocol))
+		}
+	}
+	return nil
 }
 
 func changeVolumes(text string) (func(*image.Config), error) {

@@ -48,11 +48,11 @@ func TestChanges(t *testing.T) {
 			t.Errorf("%s: the base has become %+v", x.name, before)
 		}
 	}
-	c, err := parseChanges([]string{"LABEL a=b c='d e'", "EXPOSE 80 53/udp"})
-	if err != nil || !reflect.DeepEqual(c.labels, map[string]string{"a": "b", "c": "d e"}) || !reflect.DeepEqual(c.expose, []string{"80/tcp", "53/udp"}) {
+	c, err := parseChanges([]string{"LABEL a=b c='d e'", "EXPOSE 80 53/udp 8000-8001/sctp"})
+	if err != nil || !reflect.DeepEqual(c.labels, map[string]string{"a": "b", "c": "d e"}) || !reflect.DeepEqual(c.expose, []string{"80/tcp", "53/udp", "8000/sctp", "8001/sctp"}) {
 		t.Errorf("got %+v, %v", c, err)
 	}
-	for _, text := range []string{"", "CMD", "FROM x", "RUN x", "ENV A", "ENV A=1 B", "ENV =x", `ENV A="x`, `ENV A=x\`, "LABEL x", "USER a:b:c", "USER 4294967295", "STOPSIGNAL 99", "VOLUME x", `VOLUME ["x"]`} {
+	for _, text := range []string{"", "CMD", "FROM x", "RUN x", "ENV A", "ENV A=1 B", "ENV =x", `ENV A="x`, `ENV A=x\`, "LABEL x", "EXPOSE web", "EXPOSE 0", "EXPOSE 65536", "EXPOSE 9-8", "EXPOSE 80/", "EXPOSE 80/icmp", "EXPOSE 80 -1", "USER a:b:c", "USER 4294967295", "STOPSIGNAL 99", "VOLUME x", `VOLUME ["x"]`} {
 		if c, err := parseChanges([]string{text}); err == nil || !strings.HasPrefix(err.Error(), "change ") {
 			t.Errorf("%q: %+v, %v", text, c, err)
 		}
