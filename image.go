@@ -31,6 +31,9 @@ func imageCommand() *cli.Command {
 						return err
 					}
 					list, bad := runtimeOf(c).Images(c.Bool("quiet")) // what there is, and then the error
+					if list == nil {
+						return bad
+					}
 					return errors.Join(printImages(c, list), bad)
 				},
 			},
@@ -113,7 +116,9 @@ func imageCommand() *cli.Command {
 func printImages(c *cli.Context, list []libcontainer.ListedImage) error {
 	if c.Bool("quiet") {
 		for _, img := range list {
-			fmt.Fprintln(c.App.Writer, img.Name)
+			if _, err := fmt.Fprintln(c.App.Writer, img.Name); err != nil { // a script takes them for all
+				return err
+			}
 		}
 		return nil
 	}

@@ -28,7 +28,9 @@ func listCommand() *cli.Command {
 			switch {
 			case c.Bool("quiet"):
 				for _, st := range list {
-					fmt.Fprintln(c.App.Writer, st.ID)
+					if _, err := fmt.Fprintln(c.App.Writer, st.ID); err != nil { // a script takes them for all
+						return err
+					}
 				}
 			case c.String("format") == "json":
 				return errors.Join(json.NewEncoder(c.App.Writer).Encode(list), bad)

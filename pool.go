@@ -189,6 +189,9 @@ func poolOptions(c *cli.Context) (libcontainer.PoolOptions, error) {
 		if err := sizeFlag(f.flag, c.String(f.flag), f.dst); err != nil {
 			return opt, err
 		}
+		if c.String(f.flag) != "" && *f.dst == 0 { // which would be no flag
+			return opt, fmt.Errorf("--%s: %s is no size", f.flag, c.String(f.flag))
+		}
 	}
 	if block%512 != 0 || block > 1<<30 {
 		return opt, fmt.Errorf("--block-size: %s is not a multiple of 64K up to 1G", c.String("block-size"))

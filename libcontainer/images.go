@@ -60,6 +60,9 @@ func (rt *Runtime) Images(briefly bool) ([]ListedImage, error) {
 		return nil, err
 	}
 	images, bad := image.Open(storageDir).List()
+	if images == nil && bad != nil {
+		return nil, bad
+	}
 	var exclusive map[string]uint64
 	if !briefly {
 		if exclusive, err = rt.exclusive(storageDir, images); err != nil {

@@ -69,7 +69,13 @@ func (rt *Runtime) chosenDriver() (string, error) {
 	return driverDevmapper, nil
 }
 
-func (rt *Runtime) storageDir() (string, error) { return filepath.Abs(rt.Storage) }
+func (rt *Runtime) storageDir() (string, error) {
+	dir, err := filepath.Abs(rt.Storage)
+	if err != nil {
+		return "", fmt.Errorf("storage %q, which is relative: %w", rt.Storage, err)
+	}
+	return dir, nil
+}
 
 // stateRoot as an absolute path; a relative one cannot fail unless the working
 // directory is gone, and then nothing else works either.

@@ -156,6 +156,17 @@ func TestEmptyDirectoryIsRefused(t *testing.T) {
 	}
 }
 
+// No heading of a table that nobody could read, and no flag that is taken for none.
+func TestErrorsWithoutOutput(t *testing.T) {
+	th := newThinrun(t)
+	for _, format := range []string{"table", "json"} {
+		th.fails(1, []string{"--storage", "/proc/version", "image", "list", "--format", format}, "/proc/version", "not a directory")
+	}
+	for _, flag := range []string{"--data-size", "--metadata-size", "--max-size", "--low-water", "--base-size", "--block-size"} {
+		th.fails(1, []string{"pool", "create", flag, "0"}, flag, "0 is no size")
+	}
+}
+
 func TestMistakesAreOneLine(t *testing.T) {
 	th := newThinrun(t)
 	th.fails(1, []string{"frobnicate"}, `no command "frobnicate"`)
