@@ -239,7 +239,7 @@ func TestTokenEndsInsideAPull(t *testing.T) {
 						if revoked {
 							s.answer = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }
 						}
-						<-time.After(time.Until(s.last)) // the registry counts in whole seconds, downwards
+						<-time.After(time.Until(s.last)) // what ends a token is time; the registry counts its seconds downwards
 					})
 				}
 				proxy.ServeHTTP(w, r)
