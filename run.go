@@ -14,7 +14,8 @@ func runCommand() *cli.Command {
 		Name:      "run",
 		Usage:     "create, start, wait and delete",
 		ArgsUsage: "ID [COMMAND...]",
-		Description: "With --image and no --bundle the config is made from the options below, and COMMAND is the program.\n\n" +
+		Description: "With --image and no --bundle the config is made from the options below, and COMMAND is the program; what\n" +
+			"of it begins with a dash comes after --, as in: run --image app job1 -- --verbose\n\n" +
 			"Example: thinrun run --image debian --memory 256M job1 make test",
 		Flags: append(append(createFlags(),
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "return once the program runs"},

@@ -24,7 +24,8 @@ type Config struct {
 	// Propagation of "/" inside, MS_* flags (linux.rootfsPropagation); 0 means rslave:
 	// mounts of the host arrive in the container, never the other way, as with runc.
 	Propagation uint64
-	// Dirs are made where they are missing, as root's, before anything is mounted.
+	// Dirs, an image's volumes, are made where they are missing, as root's, before anything
+	// is mounted.
 	Dirs    []string
 	NoPivot bool // move the root over "/" and chroot, for an initramfs root
 	Mounts  []Mount

@@ -17,7 +17,7 @@ import (
 func (r *Root) Mount(files []*os.File) error {
 	for _, dir := range r.cfg.Dirs {
 		if err := r.MakeDir(dir); err != nil {
-			return fmt.Errorf("make %q: %w", dir, err)
+			return fmt.Errorf("make %q, a volume of the image: %w", dir, err)
 		}
 	}
 	defer unix.Umask(unix.Umask(0))

@@ -117,6 +117,7 @@ func TestImageSaysHowToRun(t *testing.T) {
 		{"arguments replace Cmd", nil, []string{"echo $0 $1", "a", "b"}, "a b\n"},
 		{"entrypoint", []string{"--entrypoint", "/bin/echo"}, []string{"x"}, "x\n"},
 		{"entrypoint without Cmd", []string{"--entrypoint", "/bin/pwd"}, nil, "/not/there/yet\n"},
+		{"arguments with a dash", []string{"--entrypoint", "/bin/echo"}, []string{"--", "-n", "--user"}, "--user"},
 		{"no entrypoint", []string{"--entrypoint", ""}, []string{"echo", "y"}, "y\n"},
 		{"env", []string{"-e", "FROM=option"}, []string{"echo $FROM $KEEP"}, "option this\n"},
 		{"env is taken away", []string{"-e", "KEEP"}, []string{"echo ${KEEP-none}"}, "none\n"},
@@ -160,7 +161,10 @@ func TestImageSaysHowToRun(t *testing.T) {
 	other := "s390x"
 	rt.OK("image", "import", "--quiet", "--platform", "linux/"+other, "foreign", "oci:"+ociLayout(t, other, nil))
 	rt.Fails(1, []string{"run", "--image", "foreign", "x", "true"}, "image foreign:latest is for linux/s390x and this machine is linux/"+runtime.GOARCH)
-	rt.OK("image", "rm", "foreign", "web")
+	file := ociLayout(t, runtime.GOARCH, map[string]any{"Cmd": []string{"true"}, "Volumes": map[string]any{"/bin/sh": map[string]any{}}})
+	rt.OK("image", "import", "--quiet", "file", "oci:"+file)
+	rt.Fails(1, []string{"run", "--image", "file", "x"}, `make "/bin/sh", a volume of the image: not a directory`)
+	rt.OK("image", "rm", "foreign", "file", "web")
 }
 
 // TestDiskOfContainer: --rootfs-size holds inside and only there, and what a container
