@@ -85,5 +85,5 @@ func exportImage(c *cli.Context) error {
 		}
 		return write(os.Stdout)
 	}
-	return transfer.WriteFile(file, write)
+	return transfer.WriteFile(ctx, file, write)
 }

@@ -100,7 +100,11 @@ func openArchive(ctx context.Context, kind, rest string, opt Options) (*image.So
 	file, ref := splitRef(rest)
 	var f *os.File
 	if file == "-" || strings.HasPrefix(rest, "-:") {
-		r, err := newTarReader(ctx, io.NopCloser(opt.Stdin), 0, true, opt)
+		in, err := opt.stdin()
+		if err != nil {
+			return nil, err
+		}
+		r, err := newTarReader(ctx, in, 0, true, opt)
 		if err != nil {
 			return nil, err
 		}
@@ -109,7 +113,7 @@ func openArchive(ctx context.Context, kind, rest string, opt Options) (*image.So
 		}
 	} else {
 		var err error
-		if f, err = os.Open(file); err != nil {
+		if f, err = openFile(ctx, file, os.O_RDONLY); err != nil {
 			return nil, err
 		}
 		if f, err = seekable(ctx, f, opt); err != nil {

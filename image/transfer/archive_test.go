@@ -126,10 +126,15 @@ func zst(t *testing.T, b []byte, opts ...zstd.EOption) []byte {
 // opened opens and drains what an import would.
 func opened(t *testing.T, what string, opt Options) (got [][]byte, src *image.Source, err error) {
 	t.Helper()
+	opt.Platform = "linux/amd64"
+	return openedAsIs(t, what, opt)
+}
+
+func openedAsIs(t *testing.T, what string, opt Options) (got [][]byte, src *image.Source, err error) {
+	t.Helper()
 	if opt.Spool == "" {
 		opt.Spool = t.TempDir()
 	}
-	opt.Platform = "linux/amd64"
 	src, err = Open(t.Context(), what, opt)
 	if err != nil {
 		return nil, nil, oneLine(t, err)
@@ -170,6 +175,7 @@ func TestArchivesAndLayouts(t *testing.T) {
 		{"by digest", "oci:" + layoutDir + ":" + sum(two.body(t)), nil, two, nil},
 		{"which of two", "oci:" + layoutDir, nil, nil, []string{"holds 2 images", "append :REF"}},
 		{"no such name", "oci:" + layoutDir + ":three", nil, nil, []string{`holds no image "three", only`}},
+		{"no names at all", "oci:" + dirOf(t, single) + ":three", nil, nil, []string{`holds no image "three", and none that has a name`}},
 		{"a colon in the directory", "oci:" + colon, nil, one, nil},
 		{"no such directory", "oci:/nonexistent/x:y", nil, nil, []string{"/nonexistent/x"}},
 		{"not a layout", "oci:" + t.TempDir(), nil, nil, []string{"not an OCI layout"}},
@@ -244,7 +250,7 @@ func TestPlainTars(t *testing.T) {
 			p := filepath.Join(t.TempDir(), "x.tar")
 			check(t, os.WriteFile(p, row.file, 0o644))
 			for _, what := range []string{p, "-"} {
-				got, src, err := opened(t, what, Options{Stdin: bytes.NewReader(row.file)})
+				got, src, err := openedAsIs(t, what, Options{Stdin: bytes.NewReader(row.file)})
 				if row.err != "" {
 					wantError(t, err, row.err)
 					continue
@@ -447,4 +453,10 @@ func TestInterruptEndsWaitingForInput(t *testing.T) {
 			t.Errorf("after %d bytes: %v", len(sent), err)
 		}
 	}
+}
+
+// TestPlainTreeHasNoPlatform: there is nothing that could be chosen by it.
+func TestPlainTreeHasNoPlatform(t *testing.T) {
+	_, err := Open(t.Context(), t.TempDir(), Options{Platform: "linux/arm64"})
+	wantError(t, err, "a plain tree", "--platform")
 }

@@ -98,7 +98,7 @@ func tagged(list []saved, ref string) (saved, error) {
 			return s, nil
 		}
 	}
-	return saved{}, fmt.Errorf("holds no image %q, only %s", printable(ref), all)
+	return saved{}, noneOf(ref, names)
 }
 
 // full completes a tag as Docker does: skopeo writes docker.io/library/debian:latest,

@@ -140,7 +140,7 @@ func named(list []v1.Descriptor, ref string, want wanted) (v1.Descriptor, error)
 		return d.Annotations[refName] != ref && d.Digest.String() != ref
 	})
 	if len(found) == 0 {
-		return v1.Descriptor{}, fmt.Errorf("holds no image %q, only %s", printable(ref), all)
+		return v1.Descriptor{}, noneOf(ref, names)
 	}
 	return only(found, want)
 }

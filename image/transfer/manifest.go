@@ -240,6 +240,15 @@ func printable(s string) string {
 	}, s)
 }
 
+// noneOf says which names there are instead of ref.
+func noneOf(ref string, names []string) error {
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == "" })
+	if len(names) == 0 {
+		return fmt.Errorf("holds no image %q, and none that has a name", printable(ref))
+	}
+	return fmt.Errorf("holds no image %q, only %s", printable(ref), printable(strings.Join(names[:min(len(names), 20)], ", ")))
+}
+
 // source begins an image.Source; who calls adds the way to open the layers.
 func (f *found) source() *image.Source {
 	src := &image.Source{Digest: f.digest.String(), Config: f.config}

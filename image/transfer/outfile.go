@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,9 +13,9 @@ import (
 
 // WriteFile lets write fill a file that has no name before it is whole: who fails or is
 // killed leaves what was there before. What is not a regular file is written to as it is.
-func WriteFile(path string, write func(io.Writer) error) error {
+func WriteFile(ctx context.Context, path string, write func(io.Writer) error) error {
 	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		f, err := openFile(ctx, path, os.O_WRONLY)
 		if err != nil {
 			return err
 		}

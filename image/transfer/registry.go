@@ -77,7 +77,7 @@ func (r *repository) find(ctx context.Context, ref name.Reference, want wanted) 
 func parseReference(text string, insecure bool) (name.Reference, error) {
 	ref, err := name.ParseReference(text, name.WeakValidation)
 	if err != nil {
-		return nil, fmt.Errorf("reference %q: %s", printable(text), printable(err.Error()))
+		return nil, fmt.Errorf("reference %q: %s (want [HOST[:PORT]/]NAME[:TAG][@DIGEST], the name in lower case)", printable(text), printable(err.Error()))
 	}
 	if d, ok := ref.(name.Digest); ok && !strings.HasPrefix(d.DigestStr(), "sha256:") {
 		return nil, fmt.Errorf("reference %q: thinrun verifies sha256 digests only", printable(text))

@@ -78,6 +78,9 @@ func Open(ctx context.Context, what string, opt Options) (*image.Source, error) 
 		return nil, err
 	}
 	src.From = what
+	if src.Config == nil && opt.Platform != "" {
+		return nil, errors.Join(fmt.Errorf("%s is a plain tree, of no platform: --platform is for images", what), src.Close())
+	}
 	return src, nil
 }
 
@@ -99,9 +102,13 @@ func open(ctx context.Context, what string, opt Options) (*image.Source, error) 
 // openPath is a directory, or a tar under any name.
 func openPath(ctx context.Context, what string, opt Options) (*image.Source, error) {
 	if what == "-" {
-		return openTar(ctx, io.NopCloser(opt.Stdin), 0, opt)
+		in, err := opt.stdin()
+		if err != nil {
+			return nil, err
+		}
+		return openTar(ctx, in, 0, opt)
 	}
-	f, err := os.Open(what)
+	f, err := openFile(ctx, what, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +125,33 @@ func openPath(ctx context.Context, what string, opt Options) (*image.Source, err
 	}
 	f.Close()
 	return nil, fmt.Errorf("%s is neither a directory nor a tar file", what)
+}
+
+// openFile ends with ctx: to open a fifo is to wait for its other end.
+func openFile(ctx context.Context, path string, flags int) (*os.File, error) {
+	type opened struct {
+		file *os.File
+		err  error
+	}
+	done := make(chan opened, 1) // the goroutine may outlive us, until the process ends
+	go func() {
+		f, err := os.OpenFile(path, flags, 0)
+		done <- opened{f, err}
+	}()
+	select {
+	case o := <-done:
+		return o.file, o.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// stdin is for archives, which nobody types.
+func (o *Options) stdin() (io.ReadCloser, error) {
+	if f, is := o.Stdin.(*os.File); is && IsTerminal(f) {
+		return nil, errors.New("standard input is a terminal: redirect it from an archive")
+	}
+	return io.NopCloser(o.Stdin), nil
 }
 
 // splitRef takes FILE[:REF] apart; both may hold colons, so the file is the shortest

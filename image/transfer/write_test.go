@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"thinrun/image"
 )
 
@@ -83,30 +85,49 @@ func TestWriteFileIsWholeOrNot(t *testing.T) {
 		}
 	}
 	broken := errors.New("broken off")
-	if err := WriteFile(path, text("half", broken)); !errors.Is(err, broken) {
+	if err := WriteFile(t.Context(), path, text("half", broken)); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 	check(t, os.WriteFile(filepath.Join(filepath.Dir(path), ".x.tar.part"), []byte("of somebody who died"), 0o600))
-	check(t, WriteFile(path, text("first", nil)))
-	if err := WriteFile(path, text("half", broken)); !errors.Is(err, broken) {
+	check(t, WriteFile(t.Context(), path, text("first", nil)))
+	if err := WriteFile(t.Context(), path, text("half", broken)); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}
 	if b, _ := os.ReadFile(path); string(b) != "first" {
 		t.Errorf("a failed export left %q", b)
 	}
-	check(t, WriteFile(path, text("second", nil)))
+	check(t, WriteFile(t.Context(), path, text("second", nil)))
 	if b, _ := os.ReadFile(path); string(b) != "second" {
 		t.Errorf("got %q", b)
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 {
 		t.Errorf("left: %v", left)
 	}
-	check(t, WriteFile("/dev/null", text("x", nil)))
-	err := WriteFile(filepath.Join(dir, "no/such/dir"), text("x", nil))
+	check(t, WriteFile(t.Context(), "/dev/null", text("x", nil)))
+	err := WriteFile(t.Context(), filepath.Join(dir, "no/such/dir"), text("x", nil))
 	if err == nil || !strings.Contains(err.Error(), "no such file or directory") {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestFifoWithoutAnotherEnd: it is waited for, and no longer than the caller wants.
+func TestFifoWithoutAnotherEnd(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	check(t, unix.Mkfifo(fifo, 0o600))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for what, err := range map[string]error{
+		"WriteFile":   WriteFile(ctx, fifo, func(io.Writer) error { t.Error("opened"); return nil }),
+		"Open":        openError(Open(ctx, fifo, Options{})),
+		"oci-archive": openError(Open(ctx, "oci-archive:"+fifo, Options{})),
+	} {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v, want %v", what, err, context.Canceled)
+		}
+	}
+}
+
+func openError(_ *image.Source, err error) error { return err }
