@@ -211,7 +211,7 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 	// Our binary boots in the child while we make its root.
 	if err := rt.converse(talk, child, c, rec, p, opt); err != nil {
 		if errors.Is(err, errHangUp) {
-			err = errors.Join(child.Failure(), err)
+			err = errors.Join(child.Failure(), starved(cg, err))
 		}
 		return nil, err
 	}

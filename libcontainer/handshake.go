@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 
+	"thinrun/libcontainer/cgroup"
 	"thinrun/libcontainer/plan"
 	"thinrun/libcontainer/wire"
 
@@ -238,6 +239,21 @@ type answers struct {
 
 // errHangUp: init ended without a word; the caller knows where to ask why.
 var errHangUp = errors.New("init ended without a word")
+
+// starved adds which limit of its cgroup was too low for an init that hung up. Our own
+// threads and memory count there too, until it executes its program.
+func starved(cg *cgroup.Cgroup, err error) error {
+	if cg == nil || cg.Existed() { // which others ran into
+		return err
+	}
+	if n, _ := cg.OOMKills(); n > 0 {
+		return fmt.Errorf("%w: the kernel killed it for its memory limit; allow more", err)
+	}
+	if n, _ := cg.ForksRefused(); n > 0 {
+		return fmt.Errorf("%w: its pids limit refused it a thread; allow more", err)
+	}
+	return err
+}
 
 // converse is the parent's side until ready.
 func (c conn) converse(a answers) error {

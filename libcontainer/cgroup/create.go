@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	fs1 "github.com/opencontainers/cgroups/fs"
 	"github.com/opencontainers/cgroups/fs2"
+	"github.com/opencontainers/cgroups/fscommon"
 	"golang.org/x/sys/unix"
 )
 
@@ -340,4 +341,16 @@ func (c *Cgroup) OOMKills() (uint64, error) {
 		return 0, nil
 	}
 	return fs1.OOMKillCount(c.paths["memory"])
+}
+
+// ForksRefused is how many processes and threads the pids limit has refused.
+func (c *Cgroup) ForksRefused() (uint64, error) {
+	dir := c.paths["pids"]
+	if c.host.V2 {
+		dir = c.paths[""]
+	}
+	if dir == "" {
+		return 0, nil
+	}
+	return fscommon.GetValueByKey(dir, "pids.events", "max") // Linux 4.8, v1 too
 }

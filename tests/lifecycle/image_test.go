@@ -116,6 +116,12 @@ func TestRunImage(t *testing.T) {
 	if got := rt.Run("run", "--image", "base", rt.ID(), "sh", "-c", "exit 42"); got.Code != 42 {
 		t.Error(got)
 	}
+	// Limits that are too low for our own init are named. The Go runtime that is refused a
+	// thread says more, before us.
+	rt.Fails(1, []string{"run", "--image", "base", "--memory", "4096", rt.ID(), "true"}, "memory limit")
+	if got := rt.Run("run", "--image", "base", "--pids-limit", "1", rt.ID(), "true"); got.Code != 1 || !strings.Contains(got.Stderr, "pids limit") {
+		t.Error(got)
+	}
 	for _, x := range []struct {
 		flags []string
 		want  string
