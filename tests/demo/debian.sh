@@ -11,7 +11,7 @@ if [ ! -f "$tar" ]; then
 	tests/deps.sh mmdebstrap
 	echo "making a Debian userland out of Debian's packages (once, about half a minute)" >&2
 	log=$(mktemp)
-	mmdebstrap --mode=root --variant=essential \
+	mmdebstrap --format=tar --mode=root --variant=essential \
 		--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 		bookworm "$tar.tmp" >"$log" 2>&1 </dev/null || { cat "$log" >&2; rm -f "$log" "$tar.tmp"; exit 1; }
 	rm -f "$log"
