@@ -270,6 +270,21 @@ func wantLayers(t *testing.T, f *fixture, got [][]byte) {
 	}
 }
 
+// wantPull: without words the pull has brought f, else its error has them, and no secret of
+// the test's files.
+func wantPull(t *testing.T, f *fixture, got [][]byte, err error, words []string) {
+	t.Helper()
+	if words == nil {
+		check(t, err)
+		wantLayers(t, f, got)
+		return
+	}
+	wantError(t, err, words...)
+	if strings.Contains(err.Error(), "ecret") {
+		t.Errorf("the error tells a secret: %v", err)
+	}
+}
+
 func wantError(t *testing.T, err error, words ...string) {
 	t.Helper()
 	if err == nil {
