@@ -14,10 +14,11 @@ import (
 // want is by how much the pool should become larger.
 type want struct{ data, meta uint64 }
 
-// admitOrGrow tells if something new may start that writes to a disk of so many bytes, now
-// of them before it has started. It makes room before, where the pool is on files of ours: because it must, or early, while
-// all goes on. Under strict admission the place is the caller's until it has its claim
-// (settled) or leaves the pool.
+// admitOrGrow tells if something new may start that writes to a disk of so many bytes: now
+// of them at once, to make the disk that large, the rest when it likes. It makes room
+// before, where the pool is on files of ours: because it must, or early, while all goes on.
+// Under strict admission the place is the caller's until it has its claim (settled) or
+// leaves the pool.
 func (p *pool) admitOrGrow(bytes, now uint64) error {
 	for attempt := 0; ; attempt++ {
 		if p.strict {
@@ -48,9 +49,10 @@ func (p *pool) admitOrGrow(bytes, now uint64) error {
 	}
 }
 
-// admit is the rule. Always: the pool is writable, its clock has not run through, lowBytes
-// of data and a tenth of the metadata are free, and what the start itself writes. That keeps work from starting on a pool
-// that is nearly full, but running containers may still fill it.
+// admit is the rule. Always: the pool is writable, its clock has not run through, a tenth of
+// the metadata is free, and of the data lowBytes and what the start itself writes. That
+// keeps work from starting on a pool that is nearly full, but running containers may still
+// fill it.
 //
 // Strict: they may not. Free blocks have to cover the new disk and the promises: for each
 // snapshot that can be written to (its device is active, or it is being made) its virtual
