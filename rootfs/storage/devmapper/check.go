@@ -75,7 +75,8 @@ func (d *Driver) Check() (Report, error) {
 	if err != nil {
 		return r, err
 	}
-	r.Problems, r.Leaked = checked.Problems, checked.Leaked
+	r.Problems = append([]string{}, checked.Problems...) // in JSON a list, and never null
+	r.Leaked = checked.Leaked
 	if cure {
 		r.Cure = "only counts are wrong, as a metadata snapshot of another tool or a failed write leaves them, and no data is lost: stop all containers of the pool and run `thinrun pool check --repair`"
 	}
@@ -83,9 +84,7 @@ func (d *Driver) Check() (Report, error) {
 	if err := p.checkRecords(&r, checked.Thins); err != nil {
 		return r, err
 	}
-	if r.OK = len(r.Problems) == 0; r.OK {
-		r.Problems = []string{} // in JSON a list, and not null
-	}
+	r.OK = len(r.Problems) == 0
 	return r, nil
 }
 
