@@ -191,6 +191,11 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 		if err := c.Save(rec); err != nil {
 			return nil, err
 		}
+		defer func() {
+			if err != nil {
+				err = starved(cg, err)
+			}
+		}()
 	}
 	// The child dies with the thread that made it, so this goroutine keeps its thread.
 	// It is never given back: the process ends with the command.
@@ -210,10 +215,7 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 	}
 	// Our binary boots in the child while we make its root.
 	if err := rt.converse(talk, child, c, rec, p, opt); err != nil {
-		if errors.Is(err, errHangUp) {
-			err = errors.Join(child.Failure(), starved(cg, err))
-		}
-		return nil, err
+		return nil, whyEnded(child, err)
 	}
 	// Killed before the commit, we take init along, and gc knows it by this phase; after it
 	// there is a container, of which gc keeps its hands only once the record says created.
@@ -224,8 +226,8 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 	if err := announce(child, opt); err != nil {
 		return nil, err
 	}
-	if err := talk.send(msgCommit, nil); err != nil {
-		return nil, errors.Join(err, unannounce(opt))
+	if err := talk.tell(msgCommit); err != nil {
+		return nil, errors.Join(whyEnded(child, err), unannounce(opt))
 	}
 	rec.Phase = state.PhaseCreated
 	if err := c.Save(rec); err != nil {
@@ -283,6 +285,9 @@ func startStage(kind string, cmd *nsenter.Command, p *plan.Plan, cg *cgroup.Cgro
 	err = errors.Join(proc.SetOOMScoreAdj(child.PID), proc.SetRlimits(child.PID))
 	if err == nil {
 		err = child.Release()
+	}
+	if errors.Is(err, unix.EPIPE) { // killed before it was let go
+		err = whyEnded(child, errHangUp)
 	}
 	if err != nil {
 		reap(child)

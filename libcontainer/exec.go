@@ -185,17 +185,14 @@ func (rt *Runtime) execStart(rec *state.Record, p *plan.Plan, opt ExecOptions, c
 		},
 		listener: func(fd int) error { return sendListener(p.Seccomp, rec, child, fd) },
 	})
-	if errors.Is(err, errHangUp) {
-		err = errors.Join(child.Failure(), err)
-	}
 	if err != nil {
-		return nil, err
+		return nil, whyEnded(child, err)
 	}
 	if err := announce(child, CreateOptions{PidFile: opt.PidFile, PidfdSocket: opt.PidfdSocket}); err != nil {
 		return nil, err
 	}
-	if err := talk.send(msgCommit, nil); err != nil {
-		return nil, err
+	if err := talk.tell(msgCommit); err != nil {
+		return nil, whyEnded(child, err)
 	}
 	if err := executed(talk); err != nil {
 		if opt.PidFile != "" {

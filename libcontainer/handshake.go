@@ -11,6 +11,7 @@ import (
 	"thinrun/libcontainer/cgroup"
 	"thinrun/libcontainer/plan"
 	"thinrun/libcontainer/wire"
+	"thinrun/nsenter"
 
 	"golang.org/x/sys/unix"
 )
@@ -240,8 +241,30 @@ type answers struct {
 // errHangUp: init ended without a word; the caller knows where to ask why.
 var errHangUp = errors.New("init ended without a word")
 
-// starved adds which limit of its cgroup was too low for an init that hung up. Our own
-// threads and memory count there too, until it executes its program.
+// tell is the parent's answer to an init that waits for it. One that is killed meanwhile
+// is met as a broken pipe here and as an end of file by receive: both are a hang-up.
+func (c conn) tell(m message) error {
+	err := c.send(m, nil)
+	if errors.Is(err, unix.EPIPE) {
+		return errHangUp
+	}
+	return err
+}
+
+// whyEnded replaces a hang-up, and no other error, by what the stage before our binary
+// reported, when it did.
+func whyEnded(child *nsenter.Child, err error) error {
+	if errors.Is(err, errHangUp) {
+		if failure := child.Failure(); failure != nil {
+			return failure
+		}
+	}
+	return err
+}
+
+// starved adds which limit of the cgroup that was made for init was too low for it. Our
+// own threads and memory count there too, until it executes its program. Killed at any
+// moment, init is missed by whatever we do next, so the error does not tell.
 func starved(cg *cgroup.Cgroup, err error) error {
 	if cg == nil || cg.Existed() { // which others ran into
 		return err
@@ -270,7 +293,7 @@ func (c conn) converse(a answers) error {
 			if err := a.mounted(); err != nil {
 				return err
 			}
-			if err := c.send(msgContinue, nil); err != nil {
+			if err := c.tell(msgContinue); err != nil {
 				return err
 			}
 		case msgConsole:
@@ -290,7 +313,7 @@ func (c conn) converse(a answers) error {
 			if err := a.listener(fd); err != nil {
 				return err
 			}
-			if err := c.send(msgContinue, nil); err != nil {
+			if err := c.tell(msgContinue); err != nil {
 				return err
 			}
 		case msgReady:

@@ -98,6 +98,9 @@ func TestInitFailsOrHangsUp(t *testing.T) {
 	if err := parent.converse(answers{}); !errors.Is(err, errHangUp) {
 		t.Errorf("got %v, want %v", err, errHangUp)
 	}
+	if err := parent.tell(msgContinue); !errors.Is(err, errHangUp) {
+		t.Errorf("told a dead init: %v, want %v", err, errHangUp)
+	}
 }
 
 func TestParentsEndIsNotACommit(t *testing.T) {

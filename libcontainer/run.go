@@ -95,7 +95,7 @@ func (rt *Runtime) deleteOurs(rec *state.Record) error {
 
 // startCreated opens the gate of a container whose lock we hold.
 func (rt *Runtime) startCreated(c *created) error {
-	if err := openGate(c.state); err != nil {
+	if err := openGate(c.state, c.rec); err != nil {
 		return err
 	}
 	return rt.poststart(c.state, c.rec)

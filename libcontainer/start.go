@@ -11,6 +11,8 @@ import (
 	"thinrun/libcontainer/hooks"
 	"thinrun/libcontainer/plan"
 	"thinrun/libcontainer/state"
+
+	"golang.org/x/sys/unix"
 )
 
 // Start lets a created container's program run. It returns when the program has been
@@ -46,7 +48,7 @@ func (rt *Runtime) Start(id string) error {
 	default:
 		return fmt.Errorf("cannot start a container in the %s state", status)
 	}
-	if err := openGate(c); err != nil {
+	if err := openGate(c, rec); err != nil {
 		return errors.Join(err, initEnd(rec))
 	}
 	return rt.poststart(c, rec)
@@ -68,28 +70,39 @@ func initEnd(rec *state.Record) error {
 
 // openGate says start and waits for the answer. Init writes one byte when nothing is left
 // but the execve, which then closes the connection; anything else is the text of an error,
-// and the end of file alone means that init was killed before.
-func openGate(c *state.Container) error {
-	conn, err := c.Dial()
-	if err != nil {
-		return fmt.Errorf("init is not waiting: %w", err)
-	}
-	defer conn.Close()
-	if _, err := conn.Write([]byte{1}); err != nil {
-		return fmt.Errorf("tell init to start: %w", err)
-	}
-	answer, err := io.ReadAll(conn)
-	if err != nil {
-		return fmt.Errorf("wait for init to start: %w", err)
+// and no answer at all means that init was killed before: by a user, or for a limit that
+// has room for a waiting init and none for one that sets out.
+func openGate(c *state.Container, rec *state.Record) error {
+	answer, err := askToStart(c)
+	killed := errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
+	if err != nil && !killed {
+		return err
 	}
 	text, about := bytes.CutPrefix(answer, []byte{aboutToExec})
 	switch {
 	case len(text) > 0:
 		return errors.New(string(text))
 	case !about:
-		return errors.New("init was killed before it could run the program")
+		cg, err := openCgroup(rec)
+		return errors.Join(starved(cg, errors.New("init was killed before it could run the program")), err)
 	}
 	return nil
+}
+
+// askToStart is what init says until it hangs up.
+func askToStart(c *state.Container) (answer []byte, err error) {
+	conn, err := c.Dial()
+	if err != nil {
+		return nil, fmt.Errorf("init is not waiting: %w", err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte{1}); err != nil {
+		return nil, fmt.Errorf("tell init to start: %w", err)
+	}
+	if answer, err = io.ReadAll(conn); err != nil {
+		return answer, fmt.Errorf("wait for init to start: %w", err)
+	}
+	return answer, nil
 }
 
 // aboutToExec is init's byte on the start connection.
