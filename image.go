@@ -116,9 +116,7 @@ func imageCommand() *cli.Command {
 func printImages(c *cli.Context, list []libcontainer.ListedImage) error {
 	if c.Bool("quiet") {
 		for _, img := range list {
-			if _, err := fmt.Fprintln(c.App.Writer, img.Name); err != nil { // a script takes them for all
-				return err
-			}
+			fmt.Fprintln(c.App.Writer, img.Name)
 		}
 		return nil
 	}

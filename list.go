@@ -28,9 +28,7 @@ func listCommand() *cli.Command {
 			switch {
 			case c.Bool("quiet"):
 				for _, st := range list {
-					if _, err := fmt.Fprintln(c.App.Writer, st.ID); err != nil { // a script takes them for all
-						return err
-					}
+					fmt.Fprintln(c.App.Writer, st.ID)
 				}
 			case c.String("format") == "json":
 				return errors.Join(json.NewEncoder(c.App.Writer).Encode(list), bad)

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -42,8 +43,12 @@ func main() {
 
 // run is everything else, and the one place that prints an error and picks the exit code.
 func run(args []string) int {
-	app := newApp()
+	app, out := newApp(), &output{Writer: os.Stdout}
+	app.Writer = out
 	err := app.Run(reorder(app, args))
+	if err == nil {
+		err = out.err
+	}
 	var status exitStatus
 	switch {
 	case err == nil:
@@ -56,6 +61,22 @@ func run(args []string) int {
 		return 255
 	}
 	return 1
+}
+
+// output remembers the first write that failed, so that no command has to look: a script
+// takes half a list for all there is if the exit code says so.
+type output struct {
+	io.Writer
+	err error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	if o.err != nil {
+		return 0, o.err
+	}
+	n, err := o.Writer.Write(b)
+	o.err = err
+	return n, err
 }
 
 // exitStatus is the exit code of the container's process, passed on.
