@@ -167,9 +167,14 @@ func TestBadLayers(t *testing.T) {
 		}, errPlain.Error()},
 		"cut short": {func(f *fake) {
 			f.Layers[1].Open = func(context.Context) (io.ReadCloser, error) {
-				return io.NopCloser(bytes.NewReader(tarOf(t, "b", "2")[:700])), nil
+				return io.NopCloser(bytes.NewReader(tarOf(t, "b", "2")[:512])), nil
 			}
 		}, "cut short"},
+		"cut short behind its last file": {func(f *fake) {
+			f.Layers[1].Open = func(context.Context) (io.ReadCloser, error) {
+				return io.NopCloser(bytes.NewReader(tarOf(t, "b", "2")[:700])), nil
+			}
+		}, "layer 2 of 2: its content has the digest sha256:"},
 		"one layer too many":    {func(f *fake) { f.Layers = append(f.Layers, f.Layers[0]) }, "has 3 layers and its config names 2"},
 		"config":                {func(f *fake) { f.Config = []byte("{") }, "image config"},
 		"config without layers": {func(f *fake) { f.Config = []byte("{}") }, "no layers in rootfs.diff_ids"},

@@ -28,6 +28,7 @@ func TestEqualsUmoci(t *testing.T) {
 	}
 	for name, build := range map[string]func(*testing.T, umoci){
 		"a userland in three layers": userland, "each kind of file": oddities, "three layers of umoci's own": repacked,
+		"three layers without an end": inserted,
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := umoci{t, filepath.Join(t.TempDir(), "layout")}
@@ -188,4 +189,13 @@ func repacked(t *testing.T, u umoci) {
 		}
 		u.run("repack", "--image", u.image(), bundle)
 	}
+}
+
+// inserted: umoci 0.4 writes neither the last file's padding nor the end mark.
+func inserted(t *testing.T, u umoci) {
+	src := t.TempDir()
+	plant(t, src, "d/a", "d/b", "e/c", "f", "g", "h", "i", "j", "k", "l", "m", "n")
+	u.run("insert", "--image", u.image(), src, "/")
+	u.run("insert", "--image", u.image(), "--whiteout", "/d/a")
+	u.run("insert", "--image", u.image(), filepath.Join(src, "f"), "/d/f")
 }
