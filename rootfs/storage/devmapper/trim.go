@@ -36,9 +36,13 @@ const (
 // committed, durably, before it returns, and until it is resumed no block is given to
 // anybody. What the superblock says is free then is free in the kernel, and no power cut
 // brings back a time at which it was not. All that is given back is given back in there,
-// in steps of about a twentieth of a second (pause). Killed in between, nothing is lost:
+// in slices of about a twentieth of a second (pause). Killed in between, nothing is lost:
 // what is done is done, and the pool is resumed by the guardian or by the next command.
 // Without a suspend there is only taking the blocks oneself, which means writing them.
+//
+// Between two slices the pool is anybody's: containers start and end, it grows, it may be
+// taken down and activated again. So a slice takes nothing over from the one before but how
+// far that came, and what is to stay.
 //
 // What it costs: a preallocated pool is safe from a host that fills up. Of a trimmed one
 // that is true of all that is written already, and of the next lowBytes of new blocks,
@@ -46,36 +50,91 @@ const (
 // containers write beyond fails when the host is full. A strict pool promises every free
 // block, so its file is not trimmed.
 func (d *Driver) Trim() (Trimmed, error) {
+	turn, err := d.lockFile()
+	if err != nil {
+		return Trimmed{}, err
+	}
+	defer turn.Close()
+	if err := lockByte(turn, trimByte, unix.F_WRLCK); err != nil { // two would make holes in what the other keeps
+		return Trimmed{}, fmt.Errorf("lock %s: %w", turn.Name(), err)
+	}
+	var t trim
+	for {
+		began := time.Now()
+		if err := t.slice(d); err != nil || t.at >= t.end {
+			return t.done, err
+		}
+		d.step("let others in")
+		time.Sleep(time.Since(began)) // they have the pool at least as long as they had to wait
+	}
+}
+
+type trim struct {
+	p    *pool // as it is in this slice
+	f    *os.File
+	next uint64         // where the kernel takes new blocks from
+	keep []thinmeta.Run // stays preallocated; in order
+	at   uint64         // all blocks before are done
+	end  uint64         // that there were at first; those by which it grows meanwhile are wanted
+	done Trimmed
+}
+
+// slice has the pool alone for about as long as a pause is.
+func (t *trim) slice(d *Driver) error {
+	first := t.p == nil
 	p, err := d.enterAlone()
 	if err != nil {
-		return Trimmed{}, err
+		return err
 	}
 	defer p.leave()
+	if !first && p.fingerprint != t.p.fingerprint {
+		return p.fail("the one that was being trimmed has been removed, and this is another: %w", ErrForeign)
+	}
 	if err := p.usable(); err != nil {
-		return Trimmed{}, err
+		return err
 	}
-	if p.strict && p.data.ours && !p.returnSpace {
-		return Trimmed{}, p.fail("%w to its containers: a strict pool's file is not trimmed", ErrPromised)
-	}
-	_ = d.cheapGC(p, cheapMany) // a killed trim's probe
-	if p.kernel.dataUsed == p.kernel.dataTotal {
-		return Trimmed{}, nil
-	}
-	next := uint64(0)
-	if p.data.ours && !p.returnSpace {
-		if next, err = p.nextBlock(); err != nil {
-			return Trimmed{}, err
+	if t.p = p; first {
+		if err := t.begin(); err != nil || t.end == 0 {
+			return err
 		}
 	}
-	f, err := os.OpenFile(p.data.path, os.O_RDWR, 0)
-	if err != nil {
-		return Trimmed{}, p.fail("%w", err)
+	if t.f, err = os.OpenFile(p.data.path, os.O_RDWR, 0); err != nil {
+		return p.fail("%w", err)
 	}
-	defer f.Close()
-	t := trim{p: p, f: f}
-	err = p.guarded(func() error { return t.run(next) })
-	return t.done, err
+	defer t.f.Close()
+	err = p.guarded(func() error {
+		if first && t.reserves() {
+			if err := p.still(t.reserve); err != nil {
+				return err
+			}
+		}
+		return p.still(t.step)
+	})
+	if err != nil || t.at < t.end {
+		return err
+	}
+	return t.preallocate()
 }
+
+// begin finds out how far to go, and from where on not to.
+func (t *trim) begin() (err error) {
+	p := t.p
+	if p.strict && p.data.ours && !p.returnSpace {
+		return p.fail("%w to its containers: a strict pool's file is not trimmed", ErrPromised)
+	}
+	_ = p.cheapGC(p, cheapMany) // a killed trim's probe
+	if p.kernel.dataUsed == p.kernel.dataTotal {
+		return nil
+	}
+	if t.reserves() {
+		t.next, err = p.nextBlock()
+	}
+	t.end = p.kernel.dataTotal
+	return err
+}
+
+// reserves: the next new blocks stay preallocated.
+func (t *trim) reserves() bool { return t.p.data.ours && !t.p.returnSpace }
 
 // nextBlock finds where the kernel will take new blocks from: it goes round, from the
 // last one on that it took (sm_disk.begin, since Linux 5.13), so it is made to take one.
@@ -132,36 +191,15 @@ func (p *pool) probe(id uint32) (uint64, error) {
 	return block, err
 }
 
-type trim struct {
-	p    *pool
-	f    *os.File
-	keep []thinmeta.Run // stays preallocated; in order
-	at   uint64         // all blocks before are done
-	done Trimmed
-}
-
-func (t *trim) run(next uint64) error {
-	total := t.p.kernel.dataTotal
-	if t.p.data.ours && !t.p.returnSpace {
-		if err := t.p.still(func() error { return t.reserve(next) }); err != nil {
-			return err
-		}
-	}
-	for t.at < total {
-		began := time.Now()
-		if err := t.p.still(t.step); err != nil {
-			return err
-		}
-		// Others have the pool at least as long as they had to wait.
-		if t.at < total {
-			time.Sleep(time.Since(began))
-		}
-	}
-	// An earlier trim may have given back what is the reserve now. This takes nothing from
-	// anybody, whoever has the blocks: only holes are filled.
+// preallocate fills the holes of an earlier trim in what is the reserve now. This takes
+// nothing from anybody, whoever has the blocks: only holes are filled.
+func (t *trim) preallocate() error {
 	for _, run := range t.keep {
 		from, n := run.From*t.p.blockBytes(), (run.To-run.From)*t.p.blockBytes()
-		err := unix.Fallocate(int(t.f.Fd()), unix.FALLOC_FL_KEEP_SIZE, int64(from), int64(n))
+		err := error(unix.EINTR)
+		for err == unix.EINTR {
+			err = unix.Fallocate(int(t.f.Fd()), unix.FALLOC_FL_KEEP_SIZE, int64(from), int64(n))
+		}
 		if err != nil && err != unix.EOPNOTSUPP {
 			return t.p.fail("%s are given back, but %s of the reserve of new blocks could not be preallocated again: %w", size(t.done.Bytes), size(n), err)
 		}
@@ -170,7 +208,7 @@ func (t *trim) run(next uint64) error {
 	return nil
 }
 
-// free reads the free blocks; the pool is suspended.
+// free reads the free blocks that are not done; the pool is suspended.
 func (t *trim) free(each func(thinmeta.Run) (more bool, err error)) error {
 	meta, err := t.p.metadata()
 	if err != nil {
@@ -185,13 +223,14 @@ func (t *trim) free(each func(thinmeta.Run) (more bool, err error)) error {
 	if err != nil {
 		return t.p.inMetadata(err)
 	}
-	for i := int(t.at / thinmeta.PerBitmap); i < m.Bitmaps(); i++ {
+	for i := int(t.at / thinmeta.PerBitmap); i < m.Bitmaps() && uint64(i)*thinmeta.PerBitmap < t.end; i++ {
 		runs, err := m.Free(meta, i)
 		if err != nil {
 			return t.p.inMetadata(err)
 		}
 		for _, run := range runs {
-			if run.From = max(run.From, t.at); run.From >= run.To {
+			run = thinmeta.Run{From: max(run.From, t.at), To: min(run.To, t.end)}
+			if run.From >= run.To {
 				continue
 			}
 			if more, err := each(run); err != nil || !more {
@@ -204,7 +243,7 @@ func (t *trim) free(each func(thinmeta.Run) (more bool, err error)) error {
 
 // reserve chooses what stays: the next lowBytes that the kernel takes, from next on and
 // round the end; and the first ones, because it begins there after the pool was inactive.
-func (t *trim) reserve(next uint64) error {
+func (t *trim) reserve() error {
 	want := t.p.blocks(t.p.lowBytes)
 	var behind, before []thinmeta.Run
 	first, later := want, want
@@ -213,7 +252,7 @@ func (t *trim) reserve(next uint64) error {
 			before = append(before, thinmeta.Run{From: run.From, To: run.From + n})
 			first -= n
 		}
-		if from := max(run.From, next); from < run.To && later > 0 {
+		if from := max(run.From, t.next); from < run.To && later > 0 {
 			n := min(later, run.To-from)
 			behind = append(behind, thinmeta.Run{From: from, To: from + n})
 			later -= n
@@ -258,7 +297,7 @@ func (t *trim) step() error {
 		return err
 	}
 	if complete {
-		t.at = t.p.kernel.dataTotal
+		t.at = t.end
 	}
 	if t.p.data.ours {
 		after, err := t.held()

@@ -11,7 +11,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -362,6 +364,169 @@ func TestTrimKilledAnywhere(t *testing.T) {
 			}
 			t.Log(steps)
 		})
+	}
+}
+
+// sliced is a driver with a large pool, whose trim has a slice for each 256 MiB.
+func sliced(t *testing.T, sparse bool) (d *Driver, image string, on map[string]func()) {
+	t.Helper()
+	o := small()
+	o.DataBytes, o.ReturnSpace = 2*gib, sparse
+	d = fresh(t, Options{Pool: o})
+	image = aPool(t, d)[0]
+	on = map[string]func(){}
+	d.opts.Step = func(step string) {
+		if step == "give back" {
+			time.Sleep(2 * pause) // as if it took as long as a slice
+		}
+		if do := on[step]; do != nil {
+			do()
+		}
+	}
+	return d, image, on
+}
+
+// TestStartDuringTrim: a container that wants to start while a trim has the pool is there
+// before the trim goes on, and what it writes stays.
+func TestStartDuringTrim(t *testing.T) {
+	d, image, on := sliced(t, true)
+	var events []string
+	var started *aRoot
+	var wanted chan error
+	on["give back"] = func() {
+		events = append(events, "give back")
+		if len(events) != 2 {
+			return
+		}
+		wanted = make(chan error, 1)
+		o := again(t, d)
+		go func() {
+			src, c, err := prepare(o, "c", image)
+			started = &aRoot{c, src}
+			wanted <- err
+		}()
+		waitQueue(t, d, "FLOCK", 1)
+	}
+	came := func() {
+		if err := <-wanted; err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, "started")
+		started.write(t, "written", 7, 1<<20)
+		wanted = nil
+	}
+	on["let others in"] = func() {
+		if wanted != nil {
+			came()
+		}
+	}
+	done, err := d.Trim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if wanted != nil {
+		came()
+	}
+	defer started.remove(t, d)
+	if n := slices.Index(events, "started"); n < 0 || n == len(events)-1 {
+		t.Errorf("the container started when the trim was over: %q", events)
+	}
+	t.Logf("%+v %q", done, events)
+	dropCaches(t)
+	if !started.has(t, "written", 7, 1<<20) {
+		t.Error("what was written during the trim is not there")
+	}
+	if r, err := d.Check(); err != nil || !r.OK {
+		t.Errorf("check: %+v, %v", r, err)
+	}
+}
+
+// TestPoolChangesDuringTrim: between two slices the pool is anybody's.
+func TestPoolChangesDuringTrim(t *testing.T) {
+	for name, x := range map[string]struct {
+		between func(t *testing.T, d *Driver)
+		err     error
+		least   uint64 // bytes of the file in the end
+	}{
+		"taken down": {between: deactivate},
+		"grown":      {between: grownBy(512 * mib), least: 512 * mib},
+		"destroyed":  {between: gone, err: ErrNoPool},
+		"another in its place": {between: func(t *testing.T, d *Driver) {
+			gone(t, d)
+			aPool(t, again(t, d))
+		}, err: ErrForeign, least: 2 * gib},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, _, on := sliced(t, false)
+			slices := 0
+			on["let others in"] = func() {
+				if slices++; slices == 2 {
+					x.between(t, d)
+				}
+			}
+			done, err := d.Trim()
+			t.Log(done, err)
+			if !errors.Is(err, x.err) || slices < 2 {
+				t.Errorf("after %d slices: %v, want %v", slices, err, x.err)
+			}
+			if done.Bytes == 0 || err == nil && done.Bytes < gib {
+				t.Errorf("given back: %+v", done)
+			}
+			if x.least > 0 && hostBytes(t, d.dir+"/data") < x.least {
+				t.Errorf("the host has %d bytes for the file, want %d: what is new was taken from it", hostBytes(t, d.dir+"/data"), x.least)
+			}
+			if r, err := d.Check(); !errors.Is(err, ErrNoPool) && (err != nil || !r.OK) {
+				t.Errorf("check: %+v, %v", r, err)
+			}
+		})
+	}
+}
+
+func gone(t *testing.T, d *Driver) {
+	t.Helper()
+	if err := again(t, d).Destroy(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func grownBy(bytes uint64) func(*testing.T, *Driver) {
+	return func(t *testing.T, d *Driver) {
+		t.Helper()
+		if _, err := again(t, d).Grow(GrowOptions{AddData: bytes}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestTrimsTakeTurns: of two the second would make holes in what the first keeps.
+func TestTrimsTakeTurns(t *testing.T) {
+	d, _, on := sliced(t, false)
+	var given atomic.Int32 // by the second
+	var second chan error
+	on["let others in"] = func() {
+		if second == nil {
+			second = make(chan error, 1)
+			o := again(t, d)
+			o.opts.Step = func(step string) {
+				if step == "give back" {
+					given.Add(1)
+				}
+			}
+			go func() {
+				_, err := o.Trim()
+				second <- err
+			}()
+		}
+		for queue(t, d, "OFDLCK") == 0 && given.Load() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if given.Load() > 0 {
+			t.Error("a second trim gives back before the first has come to its end")
+		}
+	}
+	done, err := d.Trim()
+	if err = errors.Join(err, <-second); err != nil || done.Reserve < small().LowWater || given.Load() == 0 {
+		t.Errorf("%+v, %v; the second gave back %d times", done, err, given.Load())
 	}
 }
 

@@ -44,8 +44,8 @@ func (d *Driver) DisksOf(claims []storage.Claim) ([]*storage.Disk, error) {
 // patience is enough for one who activates or grows the pool.
 const patience = 200 * time.Millisecond
 
-// openSoon is open for who only looks: a trim or a gc may have the pool alone for a minute,
-// and the callers of state do not expect to wait.
+// openSoon is open for who only looks: a check, or the first activation after a boot, may
+// have the pool alone for long, and the callers of state do not expect to wait.
 func (d *Driver) openSoon() (*pool, error) {
 	for end := time.Now().Add(patience); ; time.Sleep(patience / 20) {
 		p, err := d.open(unix.LOCK_SH | unix.LOCK_NB)
