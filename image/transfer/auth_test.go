@@ -153,26 +153,76 @@ func TestRedirectLearnsNoSecret(t *testing.T) {
 	}
 }
 
-// helper puts a credential helper, in Docker's protocol, into PATH.
+// helper puts credential helpers, in Docker's protocol, into PATH: one that knows everybody,
+// one that knows Docker Hub, one that knows nobody.
 func helper(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
-	script := fmt.Sprintf("#!/bin/sh\nread host\necho '{\"ServerURL\":\"'$host'\",\"Username\":\"%s\",\"Secret\":\"%s\"}'\n", user, password)
-	check(t, os.WriteFile(filepath.Join(dir, "docker-credential-thinrun-test"), []byte(script), 0o755))
+	answer := func(user string) string {
+		return fmt.Sprintf("echo '{\"ServerURL\":\"'$host'\",\"Username\":\"%s\",\"Secret\":\"%s\"}'\n", user, password)
+	}
+	const nobody = "echo credentials not found in native keychain; exit 1\n"
+	for name, script := range map[string]string{
+		"test": answer(user), "empty": nobody, "hub": "[ $host = https://index.docker.io/v1/ ] || { " + nobody + "}\n" + answer("hub"),
+	} {
+		check(t, os.WriteFile(filepath.Join(dir, "docker-credential-thinrun-"+name), []byte("#!/bin/sh\nread host\n"+script), 0o755))
+	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 }
 
-func TestAuthKeys(t *testing.T) {
-	for _, row := range []struct{ ref, want string }{
-		{"debian", "docker.io/library/debian docker.io/library docker.io index.docker.io https://index.docker.io/v1/"},
-		{"quay.io/a/b/c:1", "quay.io/a/b/c quay.io/a/b quay.io/a quay.io"},
-		{"localhost:5000/x", "localhost:5000/x localhost:5000"},
-	} {
-		ref, err := name.ParseReference(row.ref)
-		check(t, err)
-		if got := strings.Join(authKeys(ref.Context()), " "); got != row.want {
-			t.Errorf("%s: %s, want %s", row.ref, got, row.want)
+// TestWhoIsMeant: an entry is of a registry, or of a namespace there, and of nothing else.
+func TestWhoIsMeant(t *testing.T) {
+	entry := func(user string) string {
+		return fmt.Sprintf(`{"auth":%q}`, base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
+	}
+	auths := func(pairs ...string) string {
+		var list []string
+		for i := 0; i < len(pairs); i += 2 {
+			list = append(list, fmt.Sprintf("%q:%s", pairs[i], entry(pairs[i+1])))
 		}
+		return `"auths":{` + strings.Join(list, ",") + "}"
+	}
+	helper(t)
+	for _, row := range []struct{ name, ref, text, want string }{
+		{"nobody", "quay.io/a", auths("docker.io", "x"), ""},
+		{"podman login docker.io", "debian", auths("docker.io", "hub"), "hub"},
+		{"docker login", "debian", auths("https://index.docker.io/v1/", "hub"), "hub"},
+		{"the hub by its old name", "docker.io/me/x", auths("index.docker.io", "hub"), "hub"},
+		{"a namespace of the hub", "me/x", auths("docker.io", "hub", "docker.io/me", "me", "docker.io/you", "you"), "me"},
+		{"the nearest", "quay.io/a/b/c:1", auths("quay.io", "q", "quay.io/a", "a", "quay.io/a/b", "b", "quay.io/a/b/c/d", "d"), "b"},
+		{"the repository itself", "quay.io/a/b", auths("quay.io/a/b", "b", "quay.io/a", "a"), "b"},
+		{"another namespace", "quay.io/a/b", auths("quay.io/c", "c", "quay.io/a/b/c", "b", "quay.io/aa", "aa"), ""},
+		{"another port", "localhost:5000/x", auths("localhost", "x", "localhost:5001", "y"), ""},
+		{"docker login of old", "localhost:5000/x", auths("http://localhost:5000/v1/", "old"), "old"},
+		{"an entry without credentials", "quay.io/a", `"auths":{"quay.io":{}}`, ""},
+		{"with a store of Docker's", "quay.io/a", `"auths":{"quay.io":{}},"credsStore":"thinrun-test"`, user},
+		{"a store that is asked for the hub", "debian", `"auths":{"https://index.docker.io/v1/":{}},"credsStore":"thinrun-hub"`, "hub"},
+		{"a helper of podman's for the hub", "debian", `"credHelpers":{"docker.io":"thinrun-test"}`, user},
+		{"a helper before an entry", "quay.io/a", `"credHelpers":{"quay.io":"thinrun-test"},` + auths("quay.io", "q"), user},
+		{"an entry before the store", "quay.io/a", auths("quay.io", "q") + `,"credsStore":"not-there"`, "q"},
+		{"a helper that knows nothing", "quay.io/a", `"credHelpers":{"quay.io":"thinrun-empty"},` + auths("quay.io", "q"), "q"},
+		{"a store that knows nothing", "quay.io/a", `"credsStore":"thinrun-empty"`, ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "config.json")
+			check(t, os.WriteFile(file, []byte("{"+row.text+"}"), 0o600))
+			t.Setenv("DOCKER_AUTH_CONFIG", "{"+auths("quay.io", "environment")+"}")
+			ref, err := name.ParseReference(row.ref)
+			check(t, err)
+			found, err := readAuth(file, ref.Context())
+			check(t, err)
+			got := ""
+			if found != nil {
+				auth, err := found.Authorization()
+				check(t, err)
+				if got = auth.Username; auth.Password != password {
+					t.Errorf("password %q", auth.Password)
+				}
+			}
+			if got != row.want {
+				t.Errorf("%s is %q, want %q", row.ref, got, row.want)
+			}
+		})
 	}
 }
 

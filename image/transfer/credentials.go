@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/configfile"
+	"github.com/docker/cli/cli/config/credentials"
 	"github.com/docker/cli/cli/config/types"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -66,8 +68,10 @@ func authFiles() (files []string) {
 	return files
 }
 
-// readAuth finds the repository in a file, or what is above it, or the registry;
-// credential helpers are asked for the registry. nil: the file knows nothing of it.
+// readAuth finds the repository in a file, or what is above it, or the registry. The
+// library's own search takes any namespace of a registry for the registry, does not know
+// Docker Hub by the name that podman login writes, and reads $DOCKER_AUTH_CONFIG besides
+// whatever file it was given. nil: the file knows nothing of it.
 func readAuth(file string, repo name.Repository) (authn.Authenticator, error) {
 	f, err := os.Open(file)
 	if errors.Is(err, os.ErrNotExist) {
@@ -81,40 +85,61 @@ func readAuth(file string, repo name.Repository) (authn.Authenticator, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, key := range authKeys(repo) {
-		// A helper is not for namespaces, and starting it costs.
-		if strings.Contains(key, "/") && !strings.Contains(key, "://") {
-			if _, ok := parsed.AuthConfigs[key]; !ok {
-				continue
+	hosts := hostKeys(repo.Registry)
+	for _, host := range hosts {
+		if helper := parsed.CredentialHelpers[host]; helper != "" {
+			if found, err := askHelper(parsed, helper, host); found != nil || err != nil {
+				return found, err
 			}
 		}
-		got, err := parsed.GetAuthConfig(key)
-		if err != nil {
-			return nil, err
+	}
+	for _, key := range append(namespaceKeys(hosts[0], repo.RepositoryStr()), hosts...) {
+		if found := known(parsed.AuthConfigs[key]); found != nil {
+			return found, nil
 		}
-		got.ServerAddress = "" // filled in with the key, found or not
-		if got != (types.AuthConfig{}) {
-			return authn.FromConfig(authn.AuthConfig{
-				Username: got.Username, Password: got.Password, Auth: got.Auth,
-				IdentityToken: got.IdentityToken, RegistryToken: got.RegistryToken,
-			}), nil
+	}
+	for key, auth := range parsed.AuthConfigs { // https://HOST/v1/, as Docker wrote it once
+		if found := known(auth); strings.Contains(key, "://") && credentials.ConvertToHostname(key) == hosts[0] && found != nil {
+			return found, nil
 		}
+	}
+	if helper := parsed.CredentialsStore; helper != "" {
+		return askHelper(parsed, helper, hosts[len(hosts)-1])
 	}
 	return nil, nil
 }
 
-// authKeys are the names under which a file may keep a repository's credentials.
-func authKeys(repo name.Repository) (keys []string) {
-	hosts := []string{repo.RegistryStr()}
-	if repo.RegistryStr() == name.DefaultRegistry {
-		hosts = []string{"docker.io", name.DefaultRegistry, authn.DefaultAuthKey}
+// askHelper runs docker-credential-HELPER.
+func askHelper(file *configfile.ConfigFile, helper, host string) (authn.Authenticator, error) {
+	got, err := credentials.NewNativeStore(file, helper).Get(host)
+	if err != nil {
+		return nil, err
 	}
-	for path := repo.RepositoryStr(); path != ""; {
-		for _, host := range hosts[:1] {
-			keys = append(keys, host+"/"+path)
-		}
-		cut := strings.LastIndexByte(path, '/')
-		path = path[:max(cut, 0)]
+	return known(got), nil
+}
+
+// known is nil for an entry without credentials: Docker leaves one where a helper has them.
+func known(got types.AuthConfig) authn.Authenticator {
+	auth := authn.AuthConfig{Username: got.Username, Password: got.Password, IdentityToken: got.IdentityToken, RegistryToken: got.RegistryToken}
+	if auth == (authn.AuthConfig{}) {
+		return nil
 	}
-	return append(keys, hosts...)
+	return authn.FromConfig(auth)
+}
+
+// hostKeys are the names of a registry in auth files: the last is Docker's.
+func hostKeys(reg name.Registry) []string {
+	if reg.RegistryStr() == name.DefaultRegistry {
+		return []string{"docker.io", name.DefaultRegistry, authn.DefaultAuthKey}
+	}
+	return []string{reg.RegistryStr()}
+}
+
+// namespaceKeys are those of a repository and of what is above it, the nearest first.
+func namespaceKeys(host, path string) (keys []string) {
+	for path != "" {
+		keys = append(keys, host+"/"+path)
+		path = path[:max(strings.LastIndexByte(path, '/'), 0)]
+	}
+	return keys
 }
