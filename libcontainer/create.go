@@ -191,11 +191,13 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 		if err := c.Save(rec); err != nil {
 			return nil, err
 		}
-		defer func() {
-			if err != nil {
-				err = starved(cg, err)
-			}
-		}()
+		if !cg.Existed() { // else its limits may be what others ran into
+			defer func() {
+				if err != nil {
+					err = starved(cg, limitsHit{}, err)
+				}
+			}()
+		}
 	}
 	// The child dies with the thread that made it, so this goroutine keeps its thread.
 	// It is never given back: the process ends with the command.
@@ -267,7 +269,10 @@ func startStage(kind string, cmd *nsenter.Command, p *plan.Plan, cg *cgroup.Cgro
 	cmd.Socket, cmd.SocketFD = socket, 3+p.Init.Process.PreserveFDs
 	cmd.Args, cmd.Env = []string{"thinrun", kind, strconv.Itoa(cmd.SocketFD)}, initEnv
 	if cg != nil {
-		entry, err := cg.Entry()
+		var entry *cgroup.Entry
+		if err = enoughPids(cg); err == nil {
+			entry, err = cg.Entry()
+		}
 		if err != nil {
 			talk.Close()
 			return conn{}, nil, err

@@ -156,11 +156,18 @@ func (rt *Runtime) execStart(rec *state.Record, p *plan.Plan, opt ExecOptions, c
 		return nil, err
 	}
 	cmd := nsenter.Command{Target: init, TargetKinds: kinds}
+	before := hitsOf(cg)
+	defer func() {
+		if errors.Is(err, errHangUp) {
+			err = starved(cg, before, err)
+		}
+	}()
 	talk, child, err := startStage("exec", &cmd, p, cg)
 	if errors.Is(err, unix.EBUSY) && cg != nil && len(opt.Cgroup) == 0 {
 		// The container has made sub-cgroups for itself: cgroup2 lets nobody into the
 		// one above them ("no internal processes"), so join init in its own.
 		if cg, err = cg.Of(rec.Init.PID); err == nil {
+			before = hitsOf(cg)
 			talk, child, err = startStage("exec", &cmd, p, cg)
 		}
 	}

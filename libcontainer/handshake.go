@@ -238,8 +238,8 @@ type answers struct {
 	listener func(fd int) error // the number is init's
 }
 
-// errHangUp: init ended without a word; the caller knows where to ask why.
-var errHangUp = errors.New("init ended without a word")
+// errHangUp: the stage ended without a word; the caller knows where to ask why.
+var errHangUp = errors.New("the init stage ended without a word")
 
 // tell is the parent's answer to an init that waits for it. One that is killed meanwhile
 // is met as a broken pipe here and as an end of file by receive: both are a hang-up.
@@ -262,18 +262,43 @@ func whyEnded(child *nsenter.Child, err error) error {
 	return err
 }
 
-// starved adds which limit of the cgroup that was made for init was too low for it. Our
-// own threads and memory count there too, until it executes its program. Killed at any
-// moment, init is missed by whatever we do next, so the error does not tell.
-func starved(cg *cgroup.Cgroup, err error) error {
-	if cg == nil || cg.Existed() { // which others ran into
+// initThreads is what the Go runtime of the init stage takes of a pids limit until it
+// executes the program: with four it mostly comes through, and with fewer never. A runtime
+// that is refused a thread dies of it, with pages of trace on the program's stderr.
+const initThreads = 5
+
+// enoughPids asks ahead whether a stage can boot in cg.
+func enoughPids(cg *cgroup.Cgroup) error {
+	room, limit, err := cg.PidsRoom()
+	if err != nil {
 		return err
 	}
-	if n, _ := cg.OOMKills(); n > 0 {
-		return fmt.Errorf("%w: the kernel killed it for its memory limit; allow more", err)
+	if limit > 0 && room < initThreads {
+		return fmt.Errorf("the pids limit of %d has room for %d more, and thinrun takes %d until it runs the program; allow more", limit, room, initThreads)
 	}
-	if n, _ := cg.ForksRefused(); n > 0 {
-		return fmt.Errorf("%w: its pids limit refused it a thread; allow more", err)
+	return nil
+}
+
+// limitsHit is how often the kernel has enforced the limits of a cgroup.
+type limitsHit struct{ memory, pids uint64 }
+
+func hitsOf(cg *cgroup.Cgroup) (n limitsHit) {
+	if cg != nil {
+		n.memory, _ = cg.OOMKills()
+		n.pids, _ = cg.ForksRefused()
+	}
+	return n
+}
+
+// starved adds which limit of its cgroup was too low for an init stage: one that was hit
+// since before. Its threads and memory count there too, until it executes its program.
+// Killed at any moment, it is missed by whatever we do next, so the error does not tell.
+func starved(cg *cgroup.Cgroup, before limitsHit, err error) error {
+	switch now := hitsOf(cg); {
+	case now.memory > before.memory:
+		return fmt.Errorf("%w: the kernel killed it for the container's memory limit; allow more", err)
+	case now.pids > before.pids:
+		return fmt.Errorf("%w: the container's pids limit refused it a thread; allow more", err)
 	}
 	return err
 }

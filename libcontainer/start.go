@@ -83,8 +83,12 @@ func openGate(c *state.Container, rec *state.Record) error {
 	case len(text) > 0:
 		return errors.New(string(text))
 	case !about:
+		why := errors.New("init was killed before it could run the program")
+		if rec.Cgroup.Existed { // see create
+			return why
+		}
 		cg, err := openCgroup(rec)
-		return errors.Join(starved(cg, errors.New("init was killed before it could run the program")), err)
+		return errors.Join(starved(cg, limitsHit{}, why), err)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -345,12 +346,34 @@ func (c *Cgroup) OOMKills() (uint64, error) {
 
 // ForksRefused is how many processes and threads the pids limit has refused.
 func (c *Cgroup) ForksRefused() (uint64, error) {
-	dir := c.paths["pids"]
-	if c.host.V2 {
-		dir = c.paths[""]
-	}
+	dir := c.pidsDir()
 	if dir == "" {
 		return 0, nil
 	}
 	return fscommon.GetValueByKey(dir, "pids.events", "max") // Linux 4.8, v1 too
+}
+
+// PidsRoom is how many more processes and threads the pids limit allows, and the limit;
+// 0 where there is none.
+func (c *Cgroup) PidsRoom() (room, limit uint64, err error) {
+	dir := c.pidsDir()
+	if dir == "" {
+		return 0, 0, nil
+	}
+	limit, err = fscommon.GetCgroupParamUint(dir, "pids.max")
+	if errors.Is(err, fs.ErrNotExist) || err == nil && limit == math.MaxUint64 {
+		return 0, 0, nil // "max", or a cgroup2 without the controller
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	now, err := fscommon.GetCgroupParamUint(dir, "pids.current")
+	return limit - min(now, limit), limit, err // who is moved in from outside is not refused
+}
+
+func (c *Cgroup) pidsDir() string {
+	if c.host.V2 {
+		return c.paths[""]
+	}
+	return c.paths["pids"]
 }

@@ -116,11 +116,10 @@ func TestRunImage(t *testing.T) {
 	if got := rt.Run("run", "--image", "base", rt.ID(), "sh", "-c", "exit 42"); got.Code != 42 {
 		t.Error(got)
 	}
-	// Limits that are too low for our own init are named. The Go runtime that is refused a
-	// thread says more, before us.
+	// Limits that are too low for our own init are named, in one line.
 	rt.Fails(1, []string{"run", "--image", "base", "--memory", "4096", rt.ID(), "true"}, "memory limit")
-	if got := rt.Run("run", "--image", "base", "--pids-limit", "1", rt.ID(), "true"); got.Code != 1 || !strings.Contains(got.Stderr, "pids limit") {
-		t.Error(got)
+	for _, limit := range []string{"1", "4"} {
+		rt.Fails(1, []string{"run", "--image", "base", "--pids-limit", limit, rt.ID(), "true"}, "the pids limit of "+limit)
 	}
 	// A limit at which init dies at one moment or another, or the program does (137).
 	for range 20 {
@@ -189,6 +188,27 @@ func TestRunImageLimits(t *testing.T) {
 		limit("50000", "cpu.cfs_quota_us")
 	} else {
 		limit("50000 100000", "cpu.max")
+	}
+	rt.OK("delete", "--force", id)
+}
+
+// An exec counts in the container's limits before it is the program.
+func TestExecAtTheLimits(t *testing.T) {
+	rt := withImage(t)
+	id := rt.ID()
+	rt.OK("run", "--detach", "--image", "base", "--pids-limit", "5", id, "sleep", "100000")
+	rt.Fails(255, []string{"exec", id, "true"}, "the pids limit of 5 has room for 4 more")
+	rt.OK("delete", "--force", id)
+
+	// The kernel kills whom it likes: the exec, its program, or the container.
+	id = rt.ID()
+	rt.OK("run", "--detach", "--image", "base", "--memory", "16M", "--shm-size", "30M", id, "sleep", "100000")
+	rt.Run("exec", id, "sh", "-c", "head -c 15M /dev/zero >/dev/shm/full")
+	for range 10 {
+		got := rt.Run("exec", id, "true")
+		if got.Code != 0 && got.Code != 137 && !strings.Contains(got.Stderr, "memory limit") && !strings.Contains(got.Stderr, "not running") {
+			t.Error(got)
+		}
 	}
 	rt.OK("delete", "--force", id)
 }
