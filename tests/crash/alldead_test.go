@@ -22,6 +22,26 @@ func (p *place) init(id string) int {
 	return state.PID
 }
 
+// foreground runs a container until its program has said that it is up.
+func (p *place) foreground(id string) *os.Process {
+	p.t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { r.Close() })
+	args := p.argv("run", "--bundle", p.speaks, id)
+	run, err := os.StartProcess(args[0], args, &os.ProcAttr{Files: []*os.File{nil, w, w}})
+	w.Close()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(r).ReadString('\n'); err != nil || line != "up\n" {
+		p.t.Fatalf("%v, %q", err, line)
+	}
+	return run
+}
+
 // TestNothingStaysWhenAllDie: the kernel itself takes mounts and devices down when init
 // and every thinrun are gone. The host's mount table never shows that there was anything.
 func TestNothingStaysWhenAllDie(t *testing.T) {
@@ -39,21 +59,7 @@ func TestNothingStaysWhenAllDie(t *testing.T) {
 		p.ok("create", "--bundle", p.sleeps, "created")
 		p.ok("create", "--bundle", p.sleeps, "started")
 		p.ok("start", "started")
-		// One whose thinrun stays. It is killed as well.
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-		args := p.argv("run", "--bundle", p.speaks, "run")
-		run, err := os.StartProcess(args[0], args, &os.ProcAttr{Files: []*os.File{nil, w, w}})
-		w.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if line, err := bufio.NewReader(r).ReadString('\n'); err != nil || line != "up\n" {
-			t.Fatalf("%v, %q", err, line)
-		}
+		run := p.foreground("run") // its thinrun stays, and is killed as well
 
 		if !bytes.Equal(table(), before) {
 			t.Errorf("the mount table has changed:\n%s\nwas\n%s", table(), before)
@@ -79,9 +85,9 @@ func TestNothingStaysWhenAllDie(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for deadline := time.Now().Add(time.Second); len(p.devices()) > len(devices); {
+		for deadline := time.Now().Add(patience); len(p.devices()) > len(devices); {
 			if time.Now().After(deadline) {
-				t.Errorf("a second later there are devices %q, there were %q", p.devices(), devices)
+				t.Errorf("after %v there are devices %q, there were %q", patience, p.devices(), devices)
 				break
 			}
 			unix.Poll(nil, 5) // the kernel tells nobody
@@ -103,20 +109,7 @@ func TestNothingStaysWhenAllDie(t *testing.T) {
 // it is killed, gc does that, and not before the program has ended.
 func TestGCTakesWhatAKilledRunLeft(t *testing.T) {
 	drivers(t, func(t *testing.T, p *place) {
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-		args := p.argv("run", "--bundle", p.speaks, "run")
-		run, err := os.StartProcess(args[0], args, &os.ProcAttr{Files: []*os.File{nil, w, w}})
-		w.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if line, err := bufio.NewReader(r).ReadString('\n'); err != nil || line != "up\n" {
-			t.Fatalf("%v, %q", err, line)
-		}
+		run := p.foreground("run")
 		init, err := os.FindProcess(p.init("run"))
 		if err != nil {
 			t.Fatal(err)

@@ -19,9 +19,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// hangs is how long create may think about a config.
-const hangs = 10 * time.Second
-
 // TestMutants gives the binary 500 configs that are wrong in one to three places. Each is
 // run or refused with a line; then nothing is left. package plan has the same for the
 // part before anything is made. The seed is fixed, a failure prints the config.
@@ -56,7 +53,7 @@ func TestMutants(t *testing.T) {
 		dir := b.Raw(config)
 		args := []string{"create", "--bundle", dir, "mutant"}
 		proc := p.start(nil, args...)
-		hang := time.AfterFunc(hangs, func() {
+		hang := time.AfterFunc(patience, func() {
 			t.Errorf("mutant %d hangs", i)
 			_ = proc.Kill()
 		})

@@ -16,15 +16,15 @@ import (
 // each, sorted.
 type Snapshot []string
 
-// Snapshot takes one.
+// Snapshot takes one. Processes come first: one that ends while we look is in it, beside
+// what it still held, and whoever sees it knows to look again.
 func (r *Runtime) Snapshot() Snapshot {
 	r.t.Helper()
 	r.reap()
-	var s Snapshot
+	s := Snapshot(r.descendants())
 	s = append(s, mounts()...)
-	s = append(s, devices()...)
+	s = append(s, r.devices()...)
 	s = append(s, cgroups()...)
-	s = append(s, r.descendants()...)
 	s = append(s, abstractSockets()...)
 	for _, e := range entries(r.Root) {
 		if e[0] != '.' { // the store's own lock and such
@@ -45,10 +45,6 @@ func (s Snapshot) Since(earlier Snapshot) (added []string) {
 	return added
 }
 
-// settling is how long the kernel may take to give back what nobody holds any more: a
-// mount namespace, a deferred dm device and a cgroup go on a work queue, and tell nobody.
-const settling = 5 * time.Second
-
 // Clean fails the test for what is there now and was not when the Runtime was made.
 func (r *Runtime) Clean() {
 	r.t.Helper()
@@ -57,10 +53,12 @@ func (r *Runtime) Clean() {
 	}
 }
 
-// Left is what is there and was not in earlier, when it does not go any more.
+// Left is what is there and was not in earlier, when it does not go any more: a mount
+// namespace, a deferred dm device and a cgroup that nobody holds go on a work queue of the
+// kernel, and it tells nobody.
 func (r *Runtime) Left(earlier Snapshot) []string {
 	r.t.Helper()
-	for deadline := time.Now().Add(settling); ; {
+	for deadline := time.Now().Add(patience); ; {
 		left := r.Snapshot().Since(earlier)
 		if len(left) == 0 || time.Now().After(deadline) {
 			return left
@@ -84,14 +82,15 @@ func mounts() (list []string) {
 	return list
 }
 
-// devices are those of device-mapper, and the loop devices that have a file.
-func devices() (list []string) {
+// devices are those of device-mapper, and the loop devices on our files: a boxed test sees
+// those of the whole machine.
+func (r *Runtime) devices() (list []string) {
 	for _, name := range entries("/sys/block") {
 		dir := filepath.Join("/sys/block", name)
 		if mapped, err := os.ReadFile(dir + "/dm/name"); err == nil {
 			list = append(list, "dm "+strings.TrimSpace(string(mapped)))
 		}
-		if file, err := os.ReadFile(dir + "/loop/backing_file"); err == nil {
+		if file, err := os.ReadFile(dir + "/loop/backing_file"); err == nil && strings.Contains(string(file), r.Storage+"/") {
 			list = append(list, "loop "+name+" "+strings.TrimSpace(string(file)))
 		}
 	}

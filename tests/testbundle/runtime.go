@@ -135,8 +135,9 @@ func (r Result) String() string {
 	return fmt.Sprintf("thinrun %s: exit code %d\nstdout: %q\nstderr: %q", strings.Join(r.Args, " "), r.Code, r.Stdout, r.Stderr)
 }
 
-// patience is for hangs only: after it a command is asked for its stacks and killed.
-const patience = 2 * time.Minute
+// patience is for hangs only: a command is asked for its stacks then, and killed. A busy
+// machine may take many times as long as ours for anything.
+const patience = 5 * time.Minute
 
 // Command is a thinrun command line, not started. Its output goes to files, because a
 // container keeps what it was born with: with a pipe, create would seem not to end.
@@ -310,19 +311,25 @@ func (c *Container) Exec(args ...string) Result {
 // Output is what create and the program have printed until now.
 func (c *Container) Output() string { return content(c.cmd.Stdout) + content(c.cmd.Stderr) }
 
-// Wait waits for the program and returns its exit code. We are its parent now: create
-// has ended.
+// Wait waits for the program and returns its exit code.
 func (c *Container) Wait() int {
 	c.rt.t.Helper()
-	c.rt.mu.Lock()
-	status, known := c.rt.reaped[c.PID]
-	c.rt.mu.Unlock()
+	return c.rt.Reap(c.PID)
+}
+
+// Reap waits for a process that was left to us, as a container's init is when create has
+// ended, and returns its exit code.
+func (r *Runtime) Reap(pid int) int {
+	r.t.Helper()
+	r.mu.Lock()
+	status, known := r.reaped[pid]
+	r.mu.Unlock()
 	for !known {
-		_, err := unix.Wait4(c.PID, &status, 0, nil)
+		_, err := unix.Wait4(pid, &status, 0, nil)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		check(c.rt.t, err)
+		check(r.t, err)
 		break
 	}
 	return exitCode(status)
