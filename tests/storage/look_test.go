@@ -39,13 +39,7 @@ var random = []struct {
 // reads, which it takes and gives back.
 func (p *place) look() view {
 	p.t.Helper()
-	var v view
-	for _, line := range p.rt.Snapshot() {
-		// A boxed test sees the loop devices of the whole machine.
-		if !strings.HasPrefix(line, "loop ") || strings.Contains(line, p.rt.Storage) {
-			v = append(v, line)
-		}
-	}
+	v := view(p.rt.Snapshot())
 	v = append(v, p.files()...)
 	v = append(v, asleep()...)
 	v = append(v, p.images()...)
@@ -256,11 +250,12 @@ func (p *place) thins() (list []string) {
 	return list
 }
 
-// settled looks until the processes that were killed are gone, which are waited for by
-// us: everything else a command has said to be done.
+// settled looks until there is one of the views, or at least no process more than in all
+// of them: those that were killed are waited for, everything else a command has said to be
+// done.
 func (p *place) settled(want ...view) view {
 	p.t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); ; unix.Poll(nil, 5) {
+	for deadline := time.Now().Add(patience); ; unix.Poll(nil, 5) {
 		v := p.look()
 		waiting := false
 		for _, w := range want {
@@ -278,14 +273,15 @@ func (p *place) settled(want ...view) view {
 
 // ended waits for what a killed run has started: the programs of containers, and children
 // that have not seen yet that they are alone and share its lock. gc takes all of it then.
-// An init that waits at its gate does not end, and holds no lock; one that was let through
-// is a running container, whatever its name still is.
+// An init that waits at its gate does not end, and holds no lock; one that is let through
+// is a running container, whatever its name still is, and one whose parent has not
+// committed is about to end: gc leaves both to the next.
 func (p *place) ended() {
 	p.t.Helper()
 	busy := func() bool {
 		for _, line := range p.rt.Snapshot() {
 			var pid int
-			if n, _ := fmt.Sscanf(line, "process %d", &pid); n == 1 && !listens(pid) {
+			if n, _ := fmt.Sscanf(line, "process %d", &pid); n == 1 && !waits(pid) {
 				return true
 			}
 		}
@@ -303,7 +299,7 @@ func (p *place) ended() {
 		}
 		return false
 	}
-	for deadline := time.Now().Add(5 * time.Second); busy(); unix.Poll(nil, 5) {
+	for deadline := time.Now().Add(patience); busy(); unix.Poll(nil, 5) {
 		if time.Now().After(deadline) {
 			p.t.Error("what a killed run has started does not end")
 			return
@@ -311,9 +307,10 @@ func (p *place) ended() {
 	}
 }
 
-// listens: the process has a unix socket on which it accepts, as an init has until somebody
-// has told it to start.
-func listens(pid int) bool {
+// waits: the process is an init at its gate. Of sockets it has one then, on which it
+// accepts. Before the commit it has that of the conversation, too, and ends with it; once
+// it is told to start it has that of the start alone.
+func waits(pid int) bool {
 	accepting := map[string]bool{}
 	data, _ := os.ReadFile("/proc/net/unix")
 	for line := range strings.Lines(string(data)) {
@@ -321,9 +318,12 @@ func listens(pid int) bool {
 			accepting["socket:["+f[6]+"]"] = true
 		}
 	}
+	var sockets []string
 	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
-	return slices.ContainsFunc(fds, func(fd string) bool {
-		link, _ := os.Readlink(fd)
-		return accepting[link]
-	})
+	for _, fd := range fds {
+		if link, _ := os.Readlink(fd); strings.HasPrefix(link, "socket:") {
+			sockets = append(sockets, link)
+		}
+	}
+	return len(sockets) == 1 && accepting[sockets[0]]
 }

@@ -154,8 +154,8 @@ func (p *place) said() string {
 	return string(bytes.TrimSpace(b))
 }
 
-// patience is for hangs only.
-const patience = 2 * time.Minute
+// patience is for hangs only: a busy machine may take many times as long as ours.
+const patience = 5 * time.Minute
 
 // run runs a command to its end.
 func (p *place) run(args ...string) (code int) {

@@ -84,13 +84,13 @@ func (p *place) kills(v verb, points int) {
 	v.before(p)
 	before := p.look()
 	duration := p.took(v.args...)
-	after := p.settled(nil)
+	after := p.settled(before)
 	var halfway view
 	if v.half != nil {
 		v.undo(p)
 		v.before(p)
 		p.ok(v.half...)
-		halfway = p.settled(nil)
+		halfway = p.settled(before)
 	}
 	for range 2 {
 		v.undo(p)

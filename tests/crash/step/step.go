@@ -110,25 +110,44 @@ func Before(t testing.TB, n int, tree bool, start Start) (calls []Call, hit bool
 func After(t testing.TB, d time.Duration, tree bool, start Start) syscall.WaitStatus {
 	t.Helper()
 	proc := start(nil)
+	killed := make(chan bool)
 	timer := time.AfterFunc(d, func() {
+		defer close(killed)
 		if tree {
 			killTree(proc.Pid)
 		}
 		_ = proc.Kill()
 	})
 	state, err := proc.Wait()
-	timer.Stop()
+	if !timer.Stop() {
+		<-killed
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	return state.Sys().(syscall.WaitStatus)
 }
 
-// killTree kills a process and all below it, as the end of its cgroup would.
+// killTree kills a process and all below it, as the end of its cgroup would. It waits for
+// those below: half dead they are neither running nor gone, and nobody else waits for them.
 func killTree(pid int) {
-	all := below(pid)
-	for _, pid := range append([]int{pid}, all...) {
-		_ = unix.Kill(pid, unix.SIGKILL)
+	var tree []unix.PollFd
+	for _, child := range below(pid) {
+		if fd, err := unix.PidfdOpen(child, 0); err == nil {
+			defer unix.Close(fd)
+			tree = append(tree, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+		}
+	}
+	_ = unix.Kill(pid, unix.SIGKILL)
+	for _, p := range tree {
+		_ = unix.PidfdSendSignal(int(p.Fd), unix.SIGKILL, nil, 0)
+	}
+	for i := range tree {
+		for {
+			if _, err := unix.Poll(tree[i:i+1], -1); err != unix.EINTR {
+				break
+			}
+		}
 	}
 }
 
