@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,8 +15,8 @@ import (
 // container does not notice.
 func TestCommit(t *testing.T) {
 	rt := withImage(t)
-	id := rt.ID()
-	rt.OK("run", "-d", "--image", "base", id, "sh", "-c", "while :; do date > /tmp/beat; sleep 1; done")
+	id, pidFile := rt.ID(), t.TempDir()+"/pid"
+	rt.OK("run", "-d", "--pid-file", pidFile, "--image", "base", id, "sh", "-c", "while :; do date > /tmp/beat; sleep 1; done")
 	rt.OK("exec", id, "sh", "-c", "echo new > /new; rm /etc/marker; chmod 600 /etc/group")
 	rt.OK("image", "commit", "--message", "what", "--author", "who", "-c", `CMD ["cat", "/new"]`, "-c", `ENV A=b C="d e"`, "-c", "LABEL x=y",
 		"-c", "EXPOSE 80 53/udp", "-c", "USER user", "-c", "WORKDIR /tmp", "-c", "STOPSIGNAL USR2", "-c", "VOLUME /vol", id, "changed")
@@ -56,7 +57,9 @@ func TestCommit(t *testing.T) {
 	rt.OK("image", "tag", "changed", "second")
 	rt.OK("image", "rm", "changed")
 	rt.OK("kill", id, "KILL")
-	rt.Snapshot() // reaps
+	pid, err := strconv.Atoi(read(t, pidFile))
+	check(t, err)
+	rt.Reap(pid)
 	rt.OK("image", "commit", id, "stopped")
 	if out := rt.OK("run", "--image", "stopped", rt.ID(), "sh", "-c", "cat /new /more"); out != "new\nmore\n" {
 		t.Errorf("of a stopped container: %q", out)
@@ -101,8 +104,8 @@ func TestGuardianLetsGo(t *testing.T) {
 	for round := range 10 {
 		cmd := rt.Command("image", "commit", id, "half")
 		rt.Start(cmd)
-		over := make(chan testbundle.Result, 1)
-		go func() { over <- rt.Wait(cmd) }()
+		over := make(chan bool)
+		go func() { rt.Wait(cmd); close(over) }()
 		for done := false; !done; {
 			select {
 			case <-over:
@@ -113,8 +116,9 @@ func TestGuardianLetsGo(t *testing.T) {
 				}
 			}
 		}
-		_ = cmd.Process.Kill()                                                              // unless it has ended
-		for deadline := time.Now().Add(10 * time.Second); status(t, rt, id) != "running"; { // state only looks
+		_ = cmd.Process.Kill() // unless it has ended
+		<-over
+		for deadline := time.Now().Add(patience); status(t, rt, id) != "running"; { // state only looks
 			if time.Now().After(deadline) {
 				t.Fatalf("round %d: it is left %s", round, status(t, rt, id))
 			}

@@ -36,8 +36,8 @@ func TestPidFile(t *testing.T) {
 	rt.OK("exec", "--detach", "--pid-file", execFile, c.ID, "sh", "-c", "exit 9")
 	pid, err := strconv.Atoi(read(t, execFile))
 	check(t, err)
-	if status := waitFor(t, pid); status.ExitStatus() != 9 {
-		t.Errorf("exec'd process ended with %v", status)
+	if code := rt.Reap(pid); code != 9 {
+		t.Errorf("exec'd process ended with %d", code)
 	}
 	list, err := os.ReadDir(dir)
 	check(t, err)
@@ -93,7 +93,7 @@ func TestStreamsAreInherited(t *testing.T) {
 	if rest, err := p.stdout.ReadString('\n'); rest != "" || err == nil {
 		t.Errorf("after the end: %q, %v", rest, err)
 	}
-	rt.Snapshot() // reaps
+	rt.Reap(p.pid)
 	rt.OK("delete", p.id)
 }
 
@@ -318,7 +318,7 @@ func TestRunDetached(t *testing.T) {
 		t.Errorf("got %s", out)
 	}
 	rt.OK("kill", id, "KILL")
-	waitFor(t, pid)
+	rt.Reap(pid)
 	rt.OK("delete", id)
 	rt.Fails(1, []string{"run", "-d", "--bundle", testbundle.New(t).Args("nosuch").Path(), "x"}, "executable file not found in $PATH")
 	rt.Fails(1, []string{"state", "x"}, "does not exist")
@@ -370,7 +370,7 @@ func TestPidfdSocket(t *testing.T) {
 	pid, err := strconv.Atoi(read(t, file))
 	check(t, err)
 	c.Kill("KILL")
-	waitFor(t, pid) // a pid namespace's init ends after those whom we have to wait for
+	rt.Reap(pid) // a pid namespace's init ends after those whom we have to wait for
 	c.Wait()
 	c.Delete()
 	rt.Fails(1, []string{"create", "--pidfd-socket", recv.path + ".none", "--bundle", testbundle.New(t).Path(), "x"}, "pidfd socket", recv.path+".none")

@@ -127,8 +127,8 @@ func TestExecProcessFile(t *testing.T) {
 	master.WriteString("\n")
 	pid, err := strconv.Atoi(read(t, pidFile))
 	check(t, err)
-	if status := waitFor(t, pid); status.ExitStatus() != 0 {
-		t.Errorf("ended with %v", status)
+	if code := rt.Reap(pid); code != 0 {
+		t.Errorf("ended with %d", code)
 	}
 	check(t, os.WriteFile(file, []byte(`{"args": "x"}`), 0o600))
 	rt.Fails(255, []string{"exec", "--process", file, c.ID}, "args")

@@ -99,13 +99,13 @@ func TestFailingHook(t *testing.T) {
 				t.Errorf("%s left %q", kind, left)
 			}
 		case "startContainer", "poststart":
-			rt.OK("create", "--bundle", b.Path(), id)
-			rt.Fails(1, []string{"start", id}, kind, "exit status 7", "because of "+kind)
-			rt.Snapshot() // reaps
-			if out := rt.OK("state", id); !strings.Contains(out, `"stopped"`) {
-				t.Errorf("%s: %s", kind, out)
+			c := rt.Create(b)
+			rt.Fails(1, []string{"start", c.ID}, kind, "exit status 7", "because of "+kind)
+			c.Wait()
+			if st := c.State(); st.Status != "stopped" {
+				t.Errorf("%s: %+v", kind, st)
 			}
-			rt.OK("delete", id)
+			c.Delete()
 		case "poststop":
 			rt.OK("create", "--bundle", b.Path(), id)
 			got := rt.Run("delete", id)

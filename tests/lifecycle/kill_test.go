@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"strconv"
 	"testing"
 
 	"thinrun/tests/testbundle"
@@ -48,22 +47,18 @@ func TestKillWithoutPidNamespace(t *testing.T) {
 	if rest, err := p.stdout.ReadString(0); rest != "" || err == nil { // nobody has the pipe
 		t.Errorf("%q, %v", rest, err)
 	}
-	rt.Snapshot() // reaps
+	rt.Reap(p.pid)
 	rt.OK("delete", p.id)
 
 	// init ends by itself; the rest lives on, until kill --all as containerd does it
-	pidFile := t.TempDir() + "/pid"
-	p = createPiped(t, rt, testbundle.New(t).Without(specs.PIDNamespace).Shell("sleep 100000 & echo ready"), "--pid-file", pidFile)
+	p = createPiped(t, rt, testbundle.New(t).Without(specs.PIDNamespace).Shell("sleep 100000 & echo ready"))
 	rt.OK("start", p.id)
 	p.line()
-	pid, err := strconv.Atoi(read(t, pidFile))
-	check(t, err)
-	waitFor(t, pid)
+	rt.Reap(p.pid)
 	rt.Fails(1, []string{"kill", p.id, "9"}, "container not running")
 	rt.OK("kill", "--all", p.id, "9")
 	if rest, err := p.stdout.ReadString(0); rest != "" || err == nil {
 		t.Errorf("%q, %v", rest, err)
 	}
-	rt.Snapshot()
 	rt.OK("delete", p.id)
 }

@@ -153,7 +153,7 @@ func TestImageSaysHowToRun(t *testing.T) {
 	}
 	rt.OK("exec", id, "sh", "-c", "while ! [ -s /tmp/ready ]; do :; done")
 	rt.OK("kill", id) // the image's signal, which its program takes
-	if code := waitFor(t, st.PID).ExitStatus(); code != 7 {
+	if code := rt.Reap(st.PID); code != 7 {
 		t.Errorf("exit code %d after the image's stop signal, want 7", code)
 	}
 	rt.OK("delete", id)
