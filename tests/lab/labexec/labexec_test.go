@@ -218,25 +218,33 @@ func TestSignals(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			pidfd, err := unix.PidfdOpen(stage, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer unix.Close(pidfd)
+			ended := endOf(t, stage)
 			cmd.Process.Signal(c.signal)
 			cmd.Wait()
 			if got := cmd.ProcessState.ExitCode(); got != c.code {
 				t.Errorf("%v: exit code %d, want %d", c.signal, got, c.code)
 			}
-			// Pid 1 of a namespace ends after all others in it.
-			for n, err := 0, error(nil); n == 0 || err == unix.EINTR; {
-				n, err = unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1)
-			}
+			ended() // pid 1 of a namespace, after all others in it
 			if left := members(ns); len(left) > 0 {
 				t.Errorf("%v: processes left: %v", c.signal, left)
 			}
 		}
 	})
+}
+
+// endOf names a process while it is there; the answer waits for its end.
+func endOf(t *testing.T, pid int) (wait func()) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		defer unix.Close(fd)
+		for n, err := 0, error(nil); n == 0 || err == unix.EINTR; {
+			n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+		}
+	}
 }
 
 // child is the first child of a process.
@@ -321,8 +329,10 @@ func TestBoxLeavesNothingOnTheHost(t *testing.T) {
 	if len(mine()) < 2 {
 		t.Errorf("found %v, want a file in %s and a cgroup in each hierarchy", mine(), tmp)
 	}
+	ended := endOf(t, child(t, cmd.Process.Pid))
 	cmd.Process.Kill()
 	cmd.Wait()
+	ended() // until then its cgroups are in use
 	next := labexec("none", "true")
 	next.Env = append(next.Env, "TMPDIR="+tmp)
 	if _, errw, code := result(t, next); code != 0 {
