@@ -233,9 +233,16 @@ func (b *build) add(ctx context.Context, im Import, i int, tell func(int64)) (by
 	return done.Bytes, b.seal(ctx, l, done.Bytes)
 }
 
-// seal ends the making of the next layer.
+// seal ends the making of the next layer. The caller is making its chain, if it has one.
 func (b *build) seal(ctx context.Context, l storage.Layer, bytes int64) error {
-	id, err := l.Commit(b.img.Chains[len(b.img.Layers)])
+	chain := b.img.Chains[len(b.img.Layers)]
+	if chain == "" {
+		if err := b.locks.wait(ctx, unix.F_RDLCK, making(chain)); err != nil {
+			return err
+		}
+		defer b.locks.drop(making(chain))
+	}
+	id, err := l.Commit(chain)
 	if err != nil {
 		return err
 	}

@@ -120,7 +120,7 @@ func (s *Store) drop(ids []string, layers storage.LayerStore) error {
 			return err
 		}
 		if !alone {
-			return nil // and what is below it is used with it
+			continue
 		}
 		if err := layers.RemoveLayer(id); err != nil {
 			return fmt.Errorf("layer %s stays until gc: %w", id, err)

@@ -38,8 +38,6 @@ func (s *Store) Export(name string, layers storage.LayerStore, note func(string)
 	if _, err := s.Get(name); err != nil { // before anything is made in an unused storage
 		return nil, err
 	}
-	// Before the records' lock, as everybody takes the two: gc holds this one alone while it
-	// waits for the other.
 	done, err := s.lock(lockImports, unix.LOCK_SH)
 	if err != nil {
 		return nil, err

@@ -8,7 +8,6 @@
 package image
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -234,63 +233,10 @@ func (s *Store) layers() (map[string]bool, error) {
 	return known, nil
 }
 
-// Sweep calls gc with a function that tells whether a layer belongs to an image. While
-// it runs no image is imported, removed or taken into use; ErrBusy if an import is
-// under way, whose finished layers no record names yet.
-func (s *Store) Sweep(gc func(keep func(layer string) bool) error) error {
-	if _, err := os.Stat(s.dir); errors.Is(err, os.ErrNotExist) {
-		return gc(func(string) bool { return false })
-	}
-	release, err := s.alone()
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := os.Remove(filepath.Join(s.dir, newRecord)); err != nil && !errors.Is(err, os.ErrNotExist) { // of a killed put
-		return err
-	}
-	known, err := s.layers()
-	if err != nil {
-		return err
-	}
-	return gc(func(layer string) bool { return known[layer] })
-}
-
-// alone waits until nobody takes an image into use or changes a record, and does not wait
-// for who makes or exports an image: ErrBusy. Two that want the store for themselves take
-// turns, each with all of its work: the second is not told that an image is being made.
-func (s *Store) alone() (release func(), err error) {
-	turns, err := s.locks()
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			turns.close()
-		}
-	}()
-	if err := turns.wait(context.Background(), unix.F_WRLCK, judging); err != nil {
-		return nil, err
-	}
-	imports, err := s.lock(lockImports, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("%s: %w; try again when it is done", s.storage, ErrBusy)
-	}
-	if err != nil {
-		return nil, err
-	}
-	records, err := s.lock(lockRecords, unix.LOCK_EX)
-	if err != nil {
-		imports()
-		return nil, err
-	}
-	return func() { records(); imports(); turns.close() }, nil
-}
-
 // The two locks: files that stay, and that the kernel unlocks when a holder dies.
 const (
 	lockRecords = ".lock"    // shared: an image is being taken into use; alone: a record changes
-	lockImports = ".imports" // shared: an import is under way; alone: garbage is judged
+	lockImports = ".imports" // shared: an image is being made or exported; alone: all are forgotten
 )
 
 func (s *Store) lock(name string, how int) (unlock func(), err error) {

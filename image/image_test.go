@@ -220,68 +220,13 @@ func TestDamagedRecord(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), path) || len(list) != 1 || list[0].Name != img.Name {
 				t.Errorf("list: %+v, %v", list, err)
 			}
-			err = s.Sweep(func(func(string) bool) error { t.Error("swept"); return nil })
-			if err == nil {
-				t.Error("sweep with a damaged record: no error")
+			must(t, os.Remove(filepath.Join(s.dir, fileName(img.Name))))
+			if gone, err := s.Sweep(layers); err == nil || len(gone) != 0 {
+				t.Errorf("with a damaged record swept %q, %v", gone, err)
 			}
 			must(t, os.Remove(path))
 		})
 	}
-}
-
-func TestSweep(t *testing.T) {
-	s, layers := fixture(t)
-	must(t, s.Sweep(func(keep func(string) bool) error {
-		if keep("layer1") {
-			t.Error("an unused storage keeps a layer")
-		}
-		return nil
-	}))
-	_, err := importTar(t, s, layers, "x", "c", nobody)
-	must(t, err)
-	must(t, s.Sweep(func(keep func(string) bool) error {
-		if !keep("layer1") || keep("layer2") {
-			t.Error("keeps the wrong layer")
-		}
-		return nil
-	}))
-	// While an import runs, its layer may be finished and its record not.
-	inside := &gate{entered: make(chan struct{}), open: make(chan struct{}), data: bytes.NewReader(oneFile(t, "c"))}
-	done := make(chan error)
-	go func() {
-		_, err := s.Import(context.Background(), Import{Name: "y", Source: stdin(inside), Layers: layers, InUse: nobody})
-		done <- err
-	}()
-	<-inside.entered
-	if err := s.Sweep(func(func(string) bool) error { t.Error("swept"); return nil }); !errors.Is(err, ErrBusy) {
-		t.Errorf("%v; want ErrBusy", err)
-	}
-	close(inside.open)
-	must(t, <-done)
-	must(t, s.Sweep(func(func(string) bool) error { return nil }))
-}
-
-// A second sweep waits for the first: that nobody can judge beside it does not mean that
-// an image is being made.
-func TestSweepsTakeTurns(t *testing.T) {
-	s, layers := fixture(t)
-	_, err := importTar(t, s, layers, "x", "c", nobody)
-	must(t, err)
-	var order []string
-	second := make(chan error, 1)
-	must(t, s.Sweep(func(func(string) bool) error {
-		go func() {
-			second <- s.Sweep(func(func(string) bool) error {
-				order = append(order, "second")
-				return nil
-			})
-		}()
-		waitsForLock(t, filepath.Join(s.dir, lockChains))
-		order = append(order, "first")
-		return nil
-	}))
-	must(t, <-second)
-	equal(t, "order", order, []string{"first", "second"})
 }
 
 // gate is a reader that tells when it is read and waits.

@@ -10,14 +10,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // tarOf is a layer: names and contents, a "/" at the end for a directory.
@@ -331,51 +327,6 @@ func TestTag(t *testing.T) {
 	}
 	must(t, s.Remove("other", layers, nobody))
 	equal(t, "layers", layers.has(t), nil)
-}
-
-// Export and gc at the same moment: whoever holds the one lock does not wait for the other
-// in the wrong order, for then both wait for ever.
-func TestExportBesideSweep(t *testing.T) {
-	s, layers := fixture(t)
-	_, err := pull(t, s, layers, "x", sourceOf(t, nil, tarOf(t, "a", "1")))
-	must(t, err)
-	imports, err := s.lock(lockImports, unix.LOCK_EX) // as Sweep begins
-	must(t, err)
-	exported := make(chan error)
-	go func() {
-		out, err := s.Export("x", layers, nil)
-		if err == nil {
-			err = out.Close()
-		}
-		exported <- err
-	}()
-	waitsForLock(t, filepath.Join(s.dir, lockImports))
-	records, err := s.lock(lockRecords, unix.LOCK_EX|unix.LOCK_NB) // as it goes on
-	if err != nil {
-		t.Errorf("the export that waits for gc has what gc waits for: %v", err)
-	} else {
-		records()
-	}
-	imports()
-	must(t, <-exported)
-}
-
-// waitsForLock returns when /proc/locks shows somebody who waits for the file.
-func waitsForLock(t *testing.T, file string) {
-	t.Helper()
-	var st unix.Stat_t
-	must(t, unix.Stat(file, &st))
-	inode := fmt.Sprintf(":%d ", st.Ino)
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
-		locks, err := os.ReadFile("/proc/locks")
-		must(t, err)
-		for line := range strings.Lines(string(locks)) {
-			if strings.Contains(line, "->") && strings.Contains(line, inode) {
-				return
-			}
-		}
-	}
-	t.Fatalf("nobody waits for %s", file)
 }
 
 // However an image writes its volumes, what is in them is no part of a commit, and what is

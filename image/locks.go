@@ -11,22 +11,26 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage"
 )
 
 // lockChains is a file of which only byte ranges are locked: it stays empty, and the
 // kernel forgets the locks of who dies.
 const lockChains = ".chains"
 
-// locks are one import's, commit's, export's or removal's words about layers. There are
-// two kinds, a byte for each chain or layer:
+// locks are one import's, commit's, export's, removal's or sweep's words about layers.
+// There are two kinds, a byte for each chain or layer:
 //
 //   - making a chain (alone): a second import of the same layer waits for the first, and
-//     then shares what that has made, or goes on where it died;
+//     then shares what that has made, or goes on where it died. Layers without a chain,
+//     which nobody else makes, have one byte together (shared);
 //   - using a layer (shared): from before it is counted on until a record names it. Who
 //     takes layers away wants the byte alone, and leaves what it does not get: then the
 //     last user sees that no record names it.
 //
-// And one byte is the turn of those who judge all layers (judging).
+// A layer's name is not known before it is sealed, so who makes it lets go of the first
+// byte only when it has the second: a layer that neither holds is nobody's (abandoned).
 //
 // Open file description locks, not flock: those have no ranges; and not POSIX's, which
 // another Close in the process would drop.
@@ -39,10 +43,6 @@ func (s *Store) locks() (locks, error) {
 
 // close drops them all.
 func (l locks) close() { l.f.Close() }
-
-// judging is the byte of Store.alone. The hashes of at are spread over the whole range:
-// one that falls on it makes somebody wait, no more.
-const judging = 0
 
 // at is the byte of a chain or a layer. Two that meet in 61 bits wait for each other.
 func at(kind int64, name string) int64 {
@@ -91,6 +91,17 @@ func (l locks) wait(ctx context.Context, kind int16, at int64) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// abandoned tells whether nobody makes or uses a sealed layer that no record names, and
+// then holds it. The caller keeps the records as they are meanwhile.
+func (l locks) abandoned(layer storage.LayerInfo) (bool, error) {
+	alone, err := l.try(unix.F_WRLCK, making(layer.Chain))
+	if !alone || err != nil {
+		return false, err
+	}
+	defer l.drop(making(layer.Chain))
+	return l.try(unix.F_WRLCK, using(layer.ID))
 }
 
 // drop cannot fail but for a bad argument.

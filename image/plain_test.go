@@ -20,6 +20,7 @@ type plainStore struct {
 	dir  string
 	fail string // "new", "commit", "remove"
 	n    int
+	then func() // called when a layer has just been sealed
 
 	mu     sync.Mutex
 	sealed map[string]storage.LayerInfo
@@ -100,6 +101,9 @@ func (l *plainLayer) Commit(chain string) (string, error) {
 	}
 	l.over = true
 	l.root.Close()
+	if l.p.then != nil {
+		defer l.p.then()
+	}
 	l.p.mu.Lock()
 	defer l.p.mu.Unlock()
 	if l.p.sealed == nil {

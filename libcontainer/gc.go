@@ -6,6 +6,7 @@ import (
 
 	"thinrun/image"
 	"thinrun/libcontainer/state"
+	"thinrun/rootfs/storage"
 	"thinrun/rootfs/storage/devmapper"
 )
 
@@ -91,16 +92,21 @@ func (rt *Runtime) gcContainers() (freed []string, err error) {
 }
 
 // gcStorage collects both drivers' garbage below one storage directory: the kernel may
-// have had dm-thin yesterday.
+// have had dm-thin yesterday. First what dead commands left half-made, then the layers
+// that no image names.
 func (rt *Runtime) gcStorage(storageDir string) (freed []string, err error) {
 	images := image.Open(storageDir)
-	var errs []error
-	errs = append(errs, images.Sweep(func(keep func(string) bool) error {
-		gone, err := rt.overlay(storageDir).GC(rt.claimed, keep)
-		freed = append(freed, gone...)
+	sweep := func(layers storage.LayerStore) error {
+		gone, err := images.Sweep(layers)
+		for _, id := range gone {
+			freed = append(freed, "layer "+id+", which no image names")
+		}
 		return err
-	}))
-	if devmapper.Supported() != nil || errors.Is(errs[0], image.ErrBusy) { // which the other would say again
+	}
+	o := rt.overlay(storageDir)
+	freed, err = o.GC(rt.claimed)
+	errs := []error{err, sweep(o)}
+	if devmapper.Supported() != nil {
 		return freed, errors.Join(errs...)
 	}
 	d, err := rt.pool()
@@ -108,39 +114,23 @@ func (rt *Runtime) gcStorage(storageDir string) (freed []string, err error) {
 		return freed, errors.Join(append(errs, err)...)
 	}
 	defer d.Close()
-	errs = append(errs, images.Sweep(func(keep func(string) bool) error {
-		gone, err := d.GC()
-		if errors.Is(err, devmapper.ErrNoPool) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for _, id := range gone.Removed {
-			freed = append(freed, fmt.Sprintf("thin device %d, which nobody names", id))
-		}
-		for _, id := range gone.Busy {
-			rt.Warn(fmt.Sprintf("thin device %d, which nobody names, is in use; try again later", id))
-		}
-		for _, id := range gone.Missing {
-			rt.Warn(fmt.Sprintf("layer %s is not in the pool any more; images that have it cannot run (see thinrun pool check)", id))
-		}
-		layers, err := d.Layers()
-		if err != nil {
-			return err
-		}
-		for _, l := range layers {
-			if keep(l.ID) {
-				continue
-			}
-			if err := d.RemoveLayer(l.ID); err != nil {
-				return err
-			}
-			freed = append(freed, "layer "+l.ID+", which no image names")
-		}
-		return nil
-	}))
-	return freed, errors.Join(errs...)
+	gone, err := d.GC()
+	if errors.Is(err, devmapper.ErrNoPool) {
+		return freed, errors.Join(errs...)
+	}
+	for _, id := range gone.Removed {
+		freed = append(freed, fmt.Sprintf("thin device %d, which nobody names", id))
+	}
+	for _, id := range gone.Busy {
+		rt.Warn(fmt.Sprintf("thin device %d, which nobody names, is in use; try again later", id))
+	}
+	for _, id := range gone.Missing {
+		rt.Warn(fmt.Sprintf("layer %s is not in the pool any more; images that have it cannot run (see thinrun pool check)", id))
+	}
+	if err == nil {
+		err = sweep(d)
+	}
+	return freed, errors.Join(append(errs, err)...)
 }
 
 // claimed tells whether some container's record names the directory. When in doubt yes.

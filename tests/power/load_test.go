@@ -90,9 +90,9 @@ func (l *load) command(what, name, content string, run func() error) (done bool,
 	}
 	word := "done"
 	if err := run(); err != nil {
-		// The refusals that the load provokes: a container is on the image, or on another
-		// of the same layers; gc while somebody is at an import.
-		if !strings.Contains(err.Error(), image.ErrInUse.Error()) && !strings.Contains(err.Error(), image.ErrBusy.Error()) {
+		// The refusal that the load provokes: a container is on the image, or on another of
+		// the same layers.
+		if !strings.Contains(err.Error(), image.ErrInUse.Error()) {
 			return false, err
 		}
 		word = "refused"

@@ -3,41 +3,31 @@ package overlay
 import (
 	"errors"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// GC gives back what dead invocations left: half-made and half-removed layers,
-// sealed layers that no image has, and directories of containers that nobody claims.
-// It returns what it took.
+// GC gives back what dead invocations left: half-made and half-removed layers, and
+// directories of containers that nobody claims. It returns what it took. A sealed layer
+// is an image's business.
 //
 // live is asked about a container's directory without a living owner, in the form that
-// Claim.Dir has; keep about a sealed layer's id on which no living writer stands. Both are asked after the thing has been seen, so they must
-// look at the records then, not remember them: a record is written before the
-// directory it names. When in doubt they say yes.
-func (d Driver) GC(live, keep func(string) bool) (gone []string, err error) {
-	var failed []error
-	dead, err := d.deadLayers(keep)
-	if err != nil {
-		failed = append(failed, err)
-	}
-	take := func(kind, name string) {
-		if err := d.removeTree(kind, name); err != nil {
-			failed = append(failed, err)
-			return
-		}
-		gone = append(gone, d.path(kind, name))
-	}
-	for _, name := range dead {
-		take("layers", name)
-	}
+// Claim.Dir has. It is asked after the directory has been seen, so it must look at the
+// records then, not remember them: a record is written before the directory it names.
+// When in doubt it says yes.
+func (d Driver) GC(live func(string) bool) (gone []string, err error) {
+	halves, err := d.finish()
+	gone, failed := halves, []error{err}
 	orphans, err := d.orphans(live)
-	if err != nil {
-		failed = append(failed, err)
-	}
+	failed = append(failed, err)
 	for _, name := range orphans {
-		take("containers", name)
+		if err := d.removeTree("containers", name); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		gone = append(gone, d.path("containers", name))
 	}
 	return gone, errors.Join(failed...)
 }
@@ -65,54 +55,43 @@ func (d Driver) orphans(live func(string) bool) (orphans []string, err error) {
 	return orphans, nil
 }
 
-// deadLayers renames dead layers to del-ID, so that the slow part needs no lock.
-func (d Driver) deadLayers(keep func(string) bool) (dead []string, err error) {
+// finish takes away the halves of layers whose makers or removers are dead.
+func (d Driver) finish() (gone []string, err error) {
 	names, err := list(d.path("layers"))
+	names = slices.DeleteFunc(names, func(name string) bool { return isID(name) })
 	if err != nil || len(names) == 0 {
 		return nil, err
 	}
+	dead, err := d.dead(names)
+	failed := []error{err}
+	for _, name := range dead {
+		was, err := d.removeLocked(name)
+		failed = append(failed, err)
+		if was && err == nil {
+			gone = append(gone, d.path("layers", name))
+		}
+	}
+	return gone, errors.Join(failed...)
+}
+
+// dead are those of the halves on which nobody has a lock. Between making a directory and
+// locking it one has the big lock, shared.
+func (d Driver) dead(names []string) (dead []string, err error) {
 	unlock, err := d.lock(unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	// A writer's parents are not an image yet: a pull makes one layer after the other.
-	writing := map[string]bool{}
 	for _, name := range names {
-		if id, half := strings.CutPrefix(name, "new-"); !half || !isID(id) || !d.held(name) {
-			continue
-		}
-		writing[name] = true
-		below, err := d.below(name)
-		if err != nil && !errors.Is(err, os.ErrNotExist) { // committed or aborted meanwhile
-			return nil, err
-		}
-		for _, id := range below {
-			writing[id] = true
-		}
-	}
-	for _, name := range names {
-		id, half := strings.CutPrefix(name, "new-")
-		switch {
-		case strings.HasPrefix(name, "del-"):
+		_, id, _ := strings.Cut(name, "-")
+		if (name == "new-"+id || name == "del-"+id) && isID(id) && !d.held(name) {
 			dead = append(dead, name)
-			continue
-		case !isID(id) || writing[name] || !half && keep(id):
-			continue
 		}
-		err := os.Rename(d.path("layers", name), d.path("layers", "del-"+id))
-		if errors.Is(err, os.ErrNotExist) { // committed or removed while we looked
-			continue
-		}
-		if err != nil {
-			return dead, err
-		}
-		dead = append(dead, "del-"+id)
 	}
 	return dead, nil
 }
 
-// held tells whether a layer's writer lives.
+// held tells whether a layer's maker or remover lives.
 func (d Driver) held(name string) bool {
 	dir, err := os.Open(d.path("layers", name))
 	if err != nil {

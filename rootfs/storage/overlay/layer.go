@@ -88,7 +88,7 @@ func (d Driver) newLayer(parent string, upper *os.File) (_ storage.Layer, err er
 }
 
 // makeLocked makes a directory below layers, takes the lock on it and says in it what it
-// stands on, before GC can look: GC holds the big lock alone while it judges.
+// stands on, before GC can look: finish holds the big lock alone while it judges.
 func (d Driver) makeLocked(name string, chain []string) (*os.File, error) {
 	unlock, err := d.lock(unix.LOCK_SH)
 	if err != nil {
@@ -222,7 +222,25 @@ func (d Driver) RemoveLayer(id string) error {
 			return err
 		}
 	}
-	return d.removeTree("layers", "del-"+id)
+	_, err = d.removeLocked("del-" + id)
+	return err
+}
+
+// removeLocked removes a directory of layers, under its lock: two that remove the same
+// tree would stumble over each other.
+func (d Driver) removeLocked(name string) (was bool, err error) {
+	dir, err := os.Open(d.path("layers", name))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	if err := flock(dir, unix.LOCK_EX); err != nil {
+		return true, err
+	}
+	return true, d.removeTree("layers", name)
 }
 
 // lock takes overlay/lock. The kernel drops it when its holder dies.

@@ -7,7 +7,7 @@
 //	layers/ID/lower      the ids below it, nearest first, one a line
 //	layers/ID/chain      its OCI chain id, if it has one
 //	layers/new-ID        a layer being written; its writer holds a lock on the directory
-//	layers/del-ID        a layer being removed
+//	layers/del-ID        a layer being removed; its remover holds a lock on the directory
 //	containers/NAME/     upper and work of one container; the claim names the directory
 //	containers/NAME/owner  its layer and its state directory
 //	lock                 held while one of the above appears or is judged dead
