@@ -30,7 +30,7 @@ else
 	tests/lab/kernels.sh
 	echo
 	echo "== on dm-thin, in a kernel of its own ($(linux.uml --version), User-Mode Linux)"
-	.build/bin/labexec -vm uml -mem 1G -disk 6G -timeout 3m tests/demo/job.sh "$thinrun" "$tar" "$registry"
+	.build/bin/labexec -vm uml -mem 1G -disk 6G -timeout 20m tests/demo/job.sh "$thinrun" "$tar" "$registry"
 fi
 echo
 echo "done in $((SECONDS - began)) s"

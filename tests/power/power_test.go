@@ -127,7 +127,7 @@ func (h *host) machine(role string, j job, disks ...string) *exec.Cmd {
 	h.check(err)
 	self, err := os.Executable()
 	h.check(err)
-	args := []string{"-vm", "uml", "-timeout", "10m"}
+	args := []string{"-vm", "uml", "-timeout", "30m"}
 	if j.Marks != "" {
 		args = append(args, "-rw", filepath.Dir(j.Marks))
 	}
