@@ -2,7 +2,7 @@
 # deps.sh [PACKAGE...]: installs the Debian packages that are missing, by default those
 # that the tests use. Says nothing when all are there.
 set -eu
-[ $# -gt 0 ] || set -- user-mode-linux e2fsprogs xfsprogs thin-provisioning-tools busybox-static strace runc crun skopeo umoci docker-registry
+[ $# -gt 0 ] || set -- user-mode-linux e2fsprogs xfsprogs thin-provisioning-tools dmsetup busybox-static strace runc crun skopeo umoci docker-registry
 
 missing=
 for p; do
