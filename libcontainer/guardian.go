@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"thinrun/libcontainer/state"
+	"thinrun/rootfs/storage/proc"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +18,8 @@ import (
 // does what looks at the pool's metadata with all containers' disks. Killed in that moment
 // it would leave them waiting for the next command, and nobody may come. So a second
 // process, in a session of its own, sees to it: it outlives us, and the end of its socket
-// tells it that we are gone.
+// tells it that we are gone. Stopped in that moment (SIGSTOP, or ^Z at a terminal) it has to
+// go on, and the guardian sees to that too.
 //
 // For the case that both are killed there is a mark in the container's directory
 // (state.Still), which kill, delete, exec, start, commit and gc look for, and the claim of
@@ -42,18 +44,48 @@ func Guardian(args []string) int {
 	// that is what we are for.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
 	parent := os.NewFile(3, "parent")
+	watched, _ := state.Of(os.Getppid()) // who still reads our byte, so nobody has its pid by then
 	rt := &Runtime{Root: args[2], Storage: args[3], StorageDriver: driverAuto, Warn: func(string) {}}
 	if _, err := parent.Write([]byte{1}); err != nil { // it has gone before it made anything still
 		return 0
 	}
-	var b [1]byte
-	if n, _ := parent.Read(b[:]); n == 1 {
-		return 0 // all is well
+	if allIsWell(parent, watched) {
+		return 0
 	}
 	if err := rt.resume(args[4], args[5]); err != nil {
 		return 1 // the next command has more to say
 	}
 	return 0
+}
+
+// allIsWell waits for the word of the one who is watched, or for its end. There is no limit
+// to that: a copy or a slow disk takes its time, and to resume what it holds still beside
+// it would put a file system in motion into an image. But it may not stop.
+func allIsWell(parent *os.File, watched state.Process) bool {
+	fds := []unix.PollFd{{Fd: int32(parent.Fd()), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, 200)
+		if n > 0 || err != nil && err != unix.EINTR {
+			break
+		}
+		keepGoing(watched)
+	}
+	var b [1]byte
+	n, _ := parent.Read(b[:])
+	return n == 1
+}
+
+// keepGoing continues a process that is stopped.
+func keepGoing(p state.Process) {
+	if st, err := proc.Read(p.PID); err != nil || st.State != 'T' {
+		return
+	}
+	pidfd, err := p.Open()
+	if err != nil {
+		return // it has ended
+	}
+	_ = unix.PidfdSendSignal(int(pidfd.Fd()), unix.SIGCONT, nil, 0)
+	pidfd.Close()
 }
 
 func (rt *Runtime) resume(kind, name string) error {

@@ -41,7 +41,7 @@ func diagram() map[string][]string {
 		"image/layer":    {},
 		// The one package that knows the others.
 		"libcontainer": {lib + "bundle", lib + "plan", lib + "process", lib + "seccomp", lib + "cgroup", lib + "state", lib + "hooks", wire,
-			"nsenter", "rootfs", storage, dm, storage + "/overlay", storage + "/dir", "image"},
+			"nsenter", "rootfs", storage, proc, dm, storage + "/overlay", storage + "/dir", "image"},
 		// The plan is made of the leaves' Configs.
 		lib + "plan":  {lib + "bundle", lib + "process", lib + "seccomp", lib + "cgroup", lib + "hooks", "nsenter", "rootfs", storage, wire},
 		lib + "state": {storage, proc, json}, // a record names what storage claimed
