@@ -18,7 +18,7 @@ import (
 // records then, not remember them: a record is written before the directory it names.
 // When in doubt it says yes.
 func (d Driver) GC(live func(string) bool) (gone []string, err error) {
-	halves, err := d.finish()
+	halves, err := d.finish(unix.LOCK_EX)
 	gone, failed := halves, []error{err}
 	orphans, err := d.orphans(live)
 	failed = append(failed, err)
@@ -55,14 +55,15 @@ func (d Driver) orphans(live func(string) bool) (orphans []string, err error) {
 	return orphans, nil
 }
 
-// finish takes away the halves of layers whose makers or removers are dead.
-func (d Driver) finish() (gone []string, err error) {
+// finish takes away the halves of layers whose makers or removers are dead. how is how it
+// takes the lock: each new layer does it in passing, and waits for nobody.
+func (d Driver) finish(how int) (gone []string, err error) {
 	names, err := list(d.path("layers"))
 	names = slices.DeleteFunc(names, func(name string) bool { return isID(name) })
 	if err != nil || len(names) == 0 {
 		return nil, err
 	}
-	dead, err := d.dead(names)
+	dead, err := d.dead(names, how)
 	failed := []error{err}
 	for _, name := range dead {
 		was, err := d.removeLocked(name)
@@ -76,8 +77,8 @@ func (d Driver) finish() (gone []string, err error) {
 
 // dead are those of the halves on which nobody has a lock. Between making a directory and
 // locking it one has the big lock, shared.
-func (d Driver) dead(names []string) (dead []string, err error) {
-	unlock, err := d.lock(unix.LOCK_EX)
+func (d Driver) dead(names []string, how int) (dead []string, err error) {
+	unlock, err := d.lock(how)
 	if err != nil {
 		return nil, err
 	}

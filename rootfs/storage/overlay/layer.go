@@ -36,6 +36,7 @@ func (d Driver) newLayer(parent string, upper *os.File) (_ storage.Layer, err er
 	if err := os.MkdirAll(d.path("layers"), 0o700); err != nil {
 		return nil, err
 	}
+	_, _ = d.finish(unix.LOCK_EX | unix.LOCK_NB) // the next command tries again
 	l := &layer{d: d, id: newID()}
 	if l.dir, err = d.makeLocked("new-"+l.id, chain); err != nil {
 		return nil, err

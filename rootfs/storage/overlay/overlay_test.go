@@ -356,6 +356,33 @@ func died(t *testing.T, d Driver, parent string) (name string) {
 	return "new-" + l.(*layer).id
 }
 
+// The next layer, of whatever image, takes away what a dead writer and a dead remover have
+// left, and nothing of a living one's.
+func TestNextLayerFinishes(t *testing.T) {
+	d := Driver{Storage: scratch(t)}
+	kept := sealed(t, d)
+	live, err := d.NewLayer(kept)
+	must(t, err)
+	going := "del-" + newID()
+	must(t, os.MkdirAll(d.path("layers", going, "fs"), 0o700))
+	remover, err := os.Open(d.path("layers", going))
+	must(t, err)
+	defer remover.Close()
+	must(t, flock(remover, unix.LOCK_EX))
+	must(t, os.MkdirAll(d.path("layers", "del-"+newID(), "fs"), 0o700))
+	died(t, d, kept)
+	next, err := d.NewLayer("")
+	must(t, err)
+	left := held(d)(t)
+	want := []string{"layers/" + kept, "layers/new-" + live.(*layer).id, "layers/new-" + next.(*layer).id, "layers/" + going}
+	slices.Sort(left)
+	slices.Sort(want)
+	if !slices.Equal(left, want) {
+		t.Errorf("left %q\nwant %q", left, want)
+	}
+	must(t, errors.Join(live.Abort(), next.Abort()))
+}
+
 // Many take the same layers away at once: none stumbles over another, and nothing is left.
 func TestRemovedTogether(t *testing.T) {
 	d := Driver{Storage: scratch(t)}
