@@ -280,10 +280,10 @@ func mount(at string, m *specs.Mount) error {
 	if !bind && m.Type == "" && !slices.Contains(m.Options, "remount") && !onlyPropagation(m.Options) {
 		return Refuse(at+".type", "is missing (a bind mount has the option bind or rbind)")
 	}
-	if (m.UIDMappings == nil) != (m.GIDMappings == nil) {
+	if (len(m.UIDMappings) == 0) != (len(m.GIDMappings) == 0) {
 		return Refuse(at, "uidMappings and gidMappings go together")
 	}
-	if m.UIDMappings != nil {
+	if len(m.UIDMappings) > 0 {
 		if !bind {
 			return Refuse(at+".uidMappings", "only bind mounts can have ids mapped")
 		}

@@ -75,6 +75,7 @@ func TestRefusals(t *testing.T) {
 		{mnt(`{"destination":"/x/../proc/sys/kernel","type":"tmpfs"}`), `mounts[1].destination: "/x/../proc/sys/kernel" is inside /proc, where only a few files may be covered (those of lxcfs)`},
 		{mnt(`{"destination":"proc/../proc/self/attr","type":"tmpfs"}`), `mounts[1].destination: "proc/../proc/self/attr" is inside /proc, where only a few files may be covered (those of lxcfs)`},
 		{mnt(`{"destination":"/b","type":"tmpfs","uidMappings":[{"size":1}]}`), `mounts[1]: uidMappings and gidMappings go together`},
+		{mnt(`{"destination":"/b","type":"bind","source":"/b","uidMappings":[{"size":1}],"gidMappings":[]}`), `mounts[1]: uidMappings and gidMappings go together`},
 		{mnt(`{"destination":"/b","type":"tmpfs","uidMappings":[{"size":1}],"gidMappings":[{"size":1}]}`), `mounts[1].uidMappings: only bind mounts can have ids mapped`},
 		{mnt(`{"destination":"/b","type":"bind","source":"/","uidMappings":[{"size":1}],"gidMappings":[{"size":0}]}`), `mounts[1].gidMappings[0].size: is missing or 0`},
 
