@@ -30,7 +30,7 @@ func transferCommands() []*cli.Command {
 			Name:        "import",
 			Usage:       "make an image out of a directory, a tar, an OCI layout or an archive",
 			ArgsUsage:   "NAME SOURCE",
-			Description: "SOURCE is a directory, a tar file (plain, gzip or zstd; of a root file system or of an image),\n- for a tar on standard input, oci:DIR[:REF], oci-archive:FILE[:REF] or docker-archive:FILE[:REF].\n\nExample: thinrun image import debian debian.tar.zst",
+			Description: "SOURCE is a directory or a tar file (plain, gzip or zstd), of a root file system or of an image,\n- for a tar on standard input, oci:DIR[:REF], oci-archive:FILE[:REF] or docker-archive:FILE[:REF].\n\nExample: thinrun image import debian debian.tar.zst",
 			Flags:       []cli.Flag{platform, quiet},
 			Action:      importImage,
 		},

@@ -278,6 +278,6 @@ func startsImage(head []byte) bool {
 		return true
 	}
 	first, _, _ := strings.Cut(name, "/")
-	hex := strings.TrimSuffix(strings.TrimSuffix(first, ".json"), ".tar")
+	hex, _, _ := strings.Cut(strings.TrimPrefix(first, "sha256:"), ".") // crane, ko, kaniko: sha256:HEX, HEX.tar.gz
 	return first == "blobs" || len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == ""
 }

@@ -8,9 +8,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -105,6 +107,59 @@ func dockerFiles(t *testing.T, f *fixture, layers [][]byte, tags ...string) []fi
 	return append(list, file{name: config, content: f.config}, file{name: "manifest.json", content: body})
 }
 
+// dockerSave is what docker save writes since 25, a layout and a manifest.json in one. A
+// name of spaces stands for no name.
+func dockerSave(t *testing.T, images map[string]*fixture) []file {
+	t.Helper()
+	index := v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}
+	var list []saved
+	blobs := make(map[string][]byte)
+	for _, n := range slices.Sorted(maps.Keys(images)) {
+		f := *images[n] // with layers that are not compressed
+		f.blobs = make(map[string][]byte)
+		f.manifest.Layers = nil
+		entry := saved{Config: blobName(f.manifest.Config.Digest)}
+		for _, l := range f.tars {
+			d := f.add(t, types.OCIUncompressedLayer, l)
+			f.manifest.Layers, entry.Layers = append(f.manifest.Layers, d), append(entry.Layers, blobName(d.Digest))
+		}
+		f.setConfig(t, f.config)
+		d := f.add(t, types.OCIManifestSchema1, f.body(t))
+		if n = strings.TrimSpace(n); n != "" {
+			_, tag, _ := strings.Cut(n, ":")
+			d.Annotations, entry.RepoTags = map[string]string{fullName: "docker.io/library/" + n, refName: tag}, []string{n}
+		}
+		index.Manifests, list = append(index.Manifests, d), append(list, entry)
+		maps.Copy(blobs, f.blobs)
+	}
+	files := []file{{name: "blobs/"}}
+	for digest, b := range blobs {
+		files = append(files, file{name: blobName(hashOf(t, digest)), content: b})
+	}
+	for name, v := range map[string]any{"index.json": index, "manifest.json": list} {
+		body, err := json.Marshal(v)
+		check(t, err)
+		files = append(files, file{name: name, content: body})
+	}
+	return append(files, file{name: "oci-layout", content: []byte(`{"imageLayoutVersion":"1.0.0"}`)})
+}
+
+func withoutLayout(list []file) []file { return list[:len(list)-1] }
+
+// craneFiles is what crane, ko and kaniko write.
+func craneFiles(t *testing.T, f *fixture, tags ...string) []file {
+	t.Helper()
+	config := sum(f.config)
+	list, entry := []file{{name: config, content: f.config}}, saved{Config: config, RepoTags: tags}
+	for _, l := range f.manifest.Layers {
+		name := l.Digest.Hex + ".tar.gz"
+		list, entry.Layers = append(list, file{name: name, content: f.blobs[l.Digest.String()]}), append(entry.Layers, name)
+	}
+	body, err := json.Marshal([]saved{entry})
+	check(t, err)
+	return append(list, file{name: "manifest.json", content: body})
+}
+
 func gz(t *testing.T, b []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -161,6 +216,8 @@ func TestArchivesAndLayouts(t *testing.T) {
 	layoutDir := dirOf(t, both)
 	colon := filepath.Join(t.TempDir(), "a:b")
 	check(t, os.Rename(dirOf(t, single), colon))
+	saved25 := write("a.tar", archiveOf(t, dockerSave(t, map[string]*fixture{"one:latest": one, "two:latest": two})))
+	craned := craneFiles(t, one, "one:1")
 	underDot := archiveOf(t, append([]file{{name: "./"}}, single...))
 
 	table := []struct {
@@ -173,10 +230,11 @@ func TestArchivesAndLayouts(t *testing.T) {
 		{"by name", "oci:" + layoutDir + ":one", nil, one, nil},
 		{"by a name with colons", "oci:" + layoutDir + ":host:5000/two:v1", nil, two, nil},
 		{"by digest", "oci:" + layoutDir + ":" + sum(two.body(t)), nil, two, nil},
-		{"which of two", "oci:" + layoutDir, nil, nil, []string{"holds 2 images", "append :REF"}},
+		{"which of two", "oci:" + layoutDir, nil, nil, []string{"holds 2 images", "oci:DIR:NAME or oci-archive:FILE:NAME takes one"}},
 		{"no such name", "oci:" + layoutDir + ":three", nil, nil, []string{`holds no image "three", only`}},
 		{"no names at all", "oci:" + dirOf(t, single) + ":three", nil, nil, []string{`holds no image "three", and none that has a name`}},
 		{"a colon in the directory", "oci:" + colon, nil, one, nil},
+		{"a layout, known by its files", colon, nil, one, nil},
 		{"no such directory", "oci:/nonexistent/x:y", nil, nil, []string{"/nonexistent/x"}},
 		{"not a layout", "oci:" + t.TempDir(), nil, nil, []string{"not an OCI layout"}},
 		{"archive", "oci-archive:" + write("a", archiveOf(t, both)) + ":one", nil, one, nil},
@@ -192,6 +250,16 @@ func TestArchivesAndLayouts(t *testing.T) {
 		{"docker with compressed layers", "docker-archive:" + write("a", archiveOf(t, packed)), nil, one, nil},
 		{"docker with a linked layer", "docker-archive:" + write("a", archiveOf(t, linked)), nil, one, nil},
 		{"docker, known by its content", write("a.tar", gz(t, archiveOf(t, docker))), nil, one, nil},
+		{"docker, which of two", write("a.tar", archiveOf(t, withoutLayout(dockerSave(t, map[string]*fixture{"one:1": one, "two:1": two})))), nil, nil, []string{"holds 2 images: ", "one:1", "docker-archive:FILE:NAME takes one"}},
+		{"docker 25", write("a.tar", archiveOf(t, dockerSave(t, map[string]*fixture{"one:1": one}))), nil, one, nil},
+		{"docker 25, two names of one image", write("a.tar", archiveOf(t, dockerSave(t, map[string]*fixture{"one:1": one, "one:2": one}))), nil, one, nil},
+		{"docker 25, which of two", saved25, nil, nil, []string{"holds 2 images: ", "docker.io/library/one:latest", "docker.io/library/two:latest"}},
+		{"docker 25, of one tag", "oci-archive:" + saved25 + ":latest", nil, nil, []string{"holds 2 images: ", "oci-archive:FILE:NAME takes one"}},
+		{"docker 25, by name", "oci-archive:" + saved25 + ":docker.io/library/two:latest", nil, two, nil},
+		{"docker 25, by short name", "oci-archive:" + saved25 + ":two", nil, two, nil},
+		{"docker 25, as docker's", "docker-archive:" + saved25 + ":two", nil, two, nil},
+		{"docker 25, no names", write("a.tar", archiveOf(t, dockerSave(t, map[string]*fixture{"": one, " ": two}))), nil, nil, []string{"holds 2 images: sha256:", "oci-archive:FILE:DIGEST takes one"}},
+		{"crane, known by its content", write("a.tar", archiveOf(t, craned)), nil, one, nil},
 		{"not docker's", "docker-archive:" + write("a", archiveOf(t, single)), nil, nil, []string{"not a docker archive"}},
 		{"not an archive", "oci-archive:" + write("a", bytes.Repeat([]byte("no tar "), 1000)), nil, nil, []string{"tar"}},
 		{"nothing", "", nil, nil, []string{"nothing to import"}},

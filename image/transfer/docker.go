@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"thinrun/image"
 
@@ -83,15 +82,17 @@ func tagged(list []saved, ref string) (saved, error) {
 	var names []string
 	for _, s := range list {
 		names = append(names, s.RepoTags...)
+		if len(s.RepoTags) == 0 {
+			names = append(names, "")
+		}
 	}
-	all := printable(strings.Join(names, ", "))
 	switch {
 	case len(list) == 0:
 		return saved{}, errors.New("manifest.json names no image")
 	case ref == "" && len(list) == 1:
 		return list[0], nil
 	case ref == "":
-		return saved{}, fmt.Errorf("holds %d images: %s; append :REF to name one", len(list), all)
+		return saved{}, severalOf(len(list), names, "docker-archive:FILE:NAME")
 	}
 	for _, s := range list {
 		if slices.ContainsFunc(s.RepoTags, func(t string) bool { return full(t) == full(ref) }) {

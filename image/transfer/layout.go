@@ -56,8 +56,7 @@ func (l layout) manifest(ctx context.Context, h v1.Hash) (io.ReadCloser, error) 
 	return l.blob(ctx, h)
 }
 
-func openLayout(ctx context.Context, rest string, opt Options) (*image.Source, error) {
-	dir, ref := splitRef(rest)
+func openLayout(ctx context.Context, dir, ref string, opt Options) (*image.Source, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
@@ -116,33 +115,75 @@ func fromLayout(ctx context.Context, in files, ref string, opt Options) (*image.
 	return src, nil
 }
 
-// refName is the annotation that names an image in a layout.
-const refName = "org.opencontainers.image.ref.name"
+// Annotations that name an image in a layout. containerd, buildkit and docker save keep
+// only the tag in the OCI's own.
+const (
+	refName  = "org.opencontainers.image.ref.name"
+	fullName = "io.containerd.image.name"
+)
 
-// named chooses from a layout's index by name or digest. Without one there has to be one
-// image only, for however many platforms.
+func nameIn(d v1.Descriptor) string {
+	if n := d.Annotations[fullName]; n != "" {
+		return n
+	}
+	return d.Annotations[refName]
+}
+
+// named chooses from a layout's index by name or digest. In the end there has to be one
+// image only, under however many names and for however many platforms.
 func named(list []v1.Descriptor, ref string, want wanted) (v1.Descriptor, error) {
-	var names []string
+	called := list
+	if ref != "" {
+		if called = withName(list, ref); len(called) == 0 {
+			return v1.Descriptor{}, noneOf(ref, namesOf(list))
+		}
+	}
+	var found []v1.Descriptor
+	for _, d := range called {
+		if !slices.ContainsFunc(found, func(other v1.Descriptor) bool { return other.Digest == d.Digest }) {
+			found = append(found, d)
+		}
+	}
+	if names := namesOf(found); len(names) > 1 {
+		return v1.Descriptor{}, severalOf(len(names), names, "oci:DIR:NAME or oci-archive:FILE:NAME")
+	}
+	d, err := only(found, want)
+	if err != nil {
+		return d, err
+	}
+	alike := slices.DeleteFunc(slices.Clone(found), func(other v1.Descriptor) bool { return platformOf(other) != platformOf(d) })
+	if len(alike) > 1 {
+		return d, severalOf(len(alike), []string{alike[0].Digest.String(), alike[1].Digest.String()}, "oci:DIR:DIGEST or oci-archive:FILE:DIGEST")
+	}
+	return d, nil
+}
+
+// withName finds what is called ref, or else what Docker would call so.
+func withName(list []v1.Descriptor, ref string) []v1.Descriptor {
+	found := slices.DeleteFunc(slices.Clone(list), func(d v1.Descriptor) bool {
+		return nameIn(d) != ref && d.Annotations[refName] != ref && d.Digest.String() != ref
+	})
+	if len(found) > 0 {
+		return found
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(d v1.Descriptor) bool { return full(nameIn(d)) != full(ref) })
+}
+
+// namesOf are the names in an index, each once; "" is that of images without one.
+func namesOf(list []v1.Descriptor) (names []string) {
 	for _, d := range list {
-		n := printable(d.Annotations[refName])
-		if n == "" && ref == "" && !slices.Contains(names, n) || n != "" && !slices.Contains(names, n) {
+		if n := nameIn(d); !slices.Contains(names, n) {
 			names = append(names, n)
 		}
 	}
-	all := strings.Join(names[:min(len(names), 20)], ", ")
-	if ref == "" {
-		if len(names) > 1 {
-			return v1.Descriptor{}, fmt.Errorf("holds %d images: %s; append :REF to name one", len(names), all)
-		}
-		return only(list, want)
+	return names
+}
+
+func platformOf(d v1.Descriptor) string {
+	if d.Platform == nil {
+		return ""
 	}
-	found := slices.DeleteFunc(slices.Clone(list), func(d v1.Descriptor) bool {
-		return d.Annotations[refName] != ref && d.Digest.String() != ref
-	})
-	if len(found) == 0 {
-		return v1.Descriptor{}, noneOf(ref, names)
-	}
-	return only(found, want)
+	return d.Platform.String()
 }
 
 // only takes a single image as it is, for whatever platform: the config is looked at.

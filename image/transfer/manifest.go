@@ -249,6 +249,17 @@ func noneOf(ref string, names []string) error {
 	return fmt.Errorf("holds no image %q, only %s", printable(ref), printable(strings.Join(names[:min(len(names), 20)], ", ")))
 }
 
+// severalOf says how to name one of n images.
+func severalOf(n int, names []string, how string) error {
+	names = slices.Clone(names[:min(len(names), 20)])
+	for i, name := range names {
+		if name == "" {
+			names[i] = "one without a name"
+		}
+	}
+	return fmt.Errorf("holds %d images: %s; %s takes one", n, printable(strings.Join(names, ", ")), how)
+}
+
 // source begins an image.Source; who calls adds the way to open the layers.
 func (f *found) source() *image.Source {
 	src := &image.Source{Digest: f.digest.String(), Config: f.config}

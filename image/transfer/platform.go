@@ -80,7 +80,7 @@ func (w wanted) best(list []v1.Descriptor) (v1.Descriptor, error) {
 	slices.Sort(there)
 	there = slices.Compact(there)
 	if len(there) == 0 {
-		return v1.Descriptor{}, fmt.Errorf("nothing for %s: the index is empty", w)
+		return v1.Descriptor{}, fmt.Errorf("nothing for %s: the index names no image", w)
 	}
 	text := strings.Join(there[:min(len(there), 20)], ", ")
 	if len(there) > 20 {

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -68,9 +69,9 @@ func (p patience) orDefault() patience {
 }
 
 // Open opens an image where it lies: docker://REF (a registry), oci:DIR[:REF],
-// oci-archive:FILE[:REF], docker-archive:FILE[:REF], a directory, a tar file (plain,
-// gzip, zstd; an image's archive is known by its first member), or "-" for such a tar
-// on standard input.
+// oci-archive:FILE[:REF], docker-archive:FILE[:REF], a directory (a layout is known by its
+// files), a tar file (plain, gzip, zstd; an image's archive is known by its first member),
+// or "-" for such a tar on standard input.
 func Open(ctx context.Context, what string, opt Options) (*image.Source, error) {
 	opt.patience = opt.patience.orDefault()
 	src, err := open(ctx, what, opt)
@@ -92,7 +93,8 @@ func open(ctx context.Context, what string, opt Options) (*image.Source, error) 
 	case kind == "docker" && strings.HasPrefix(rest, "//"):
 		return openRegistry(ctx, strings.TrimPrefix(rest, "//"), opt)
 	case kind == "oci":
-		return openLayout(ctx, rest, opt)
+		dir, ref := splitRef(rest)
+		return openLayout(ctx, dir, ref, opt)
 	case kind == "oci-archive" || kind == "docker-archive":
 		return openArchive(ctx, kind, rest, opt)
 	}
@@ -118,6 +120,9 @@ func openPath(ctx context.Context, what string, opt Options) (*image.Source, err
 		return nil, err
 	}
 	switch {
+	case st.IsDir() && exists(filepath.Join(what, "oci-layout")) && exists(filepath.Join(what, "index.json")):
+		f.Close()
+		return openLayout(ctx, what, "", opt)
 	case st.IsDir():
 		return &image.Source{Layers: []image.SourceLayer{{Dir: f}}, Close: f.Close}, nil
 	case st.Mode().IsRegular() || st.Mode()&os.ModeNamedPipe != 0:
