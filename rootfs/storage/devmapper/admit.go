@@ -20,6 +20,7 @@ type want struct{ data, meta uint64 }
 // Under strict admission the place is the caller's until it has its claim (settled) or
 // leaves the pool.
 func (p *pool) admitOrGrow(bytes, now uint64) error {
+	var failed error // to grow
 	for attempt := 0; ; attempt++ {
 		if p.strict {
 			if err := p.reserve(); err != nil {
@@ -30,21 +31,18 @@ func (p *pool) admitOrGrow(bytes, now uint64) error {
 		if err != nil && !errors.Is(err, ErrFull) && !errors.Is(err, ErrMetaFull) && !errors.Is(err, ErrPromised) {
 			return err
 		}
-		must := err != nil
-		w.data, w.meta = p.room(w.data, p.data), p.room(w.meta, p.meta)
-		if w.data+w.meta == 0 || attempt == 2 { // twice: others may take what we made
+		switch w.data, w.meta = p.room(w.data, p.data), p.room(w.meta, p.meta); {
+		case failed != nil && err != nil:
+			return fmt.Errorf("%w (%w)", err, failed)
+		case failed != nil:
+			p.warn(failed) // there is room yet
+			return nil
+		case w.data+w.meta == 0 || attempt == 2: // twice: others may take what we made
 			return err
 		}
-		grown, e := p.growLocked(w)
-		if e != nil {
-			return e
-		}
-		if grown != nil && must {
-			return fmt.Errorf("%w (%w)", err, grown)
-		}
-		if grown != nil {
-			p.warn(grown) // there is room yet
-			return nil
+		// This gives the lock up, and with it the place: what was admitted is looked at again.
+		if failed, err = p.growLocked(w); err != nil {
+			return err
 		}
 	}
 }

@@ -145,6 +145,33 @@ func TestStrictOneByOne(t *testing.T) {
 	}
 }
 
+// TestStrictKeepsThePlace: to grow takes the lock alone, which gives the place up that was
+// taken. Who goes on because there is room yet has taken it again.
+func TestStrictKeepsThePlace(t *testing.T) {
+	d := onDisk(t, PoolOptions{DataBytes: 3 * gib, MetaBytes: 16 * mib, BaseBytes: gib, LowWater: 8 * mib, Strict: true})
+	image(t, d)
+	d.opts.Guard = func(string) (func(), error) { return nil, errors.New("no guardian") } // so it does not grow
+	p, err := d.enter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.leave()
+	p.kernel.metaUsed = p.kernel.metaTotal * 6 / 10 // it wants to
+	if err := p.admitOrGrow(gib, 0); err != nil {
+		t.Fatal(err)
+	}
+	f, err := d.lockFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	place := byteLock(admissionByte, unix.F_WRLCK)
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &place); err != nil || place.Type == unix.F_UNLCK {
+		t.Errorf("another could have the same place (%v)", err)
+	}
+	d.opts.Guard = nil
+}
+
 // TestClock: from three quarters on each command warns once, in one line.
 func TestClock(t *testing.T) {
 	d := fresh(t, Options{})
@@ -188,10 +215,12 @@ func TestWatch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Watch(ctx) }()
-	// In steps that it can follow: each is on the disk before the next is written.
+	// In steps that it can follow: the next is written when there is room for it.
 	for i := range 40 {
 		if err := writeSync(src.Mount, fmt.Sprint(i), 8); err != nil {
 			t.Fatalf("after %d MiB: %v", 8*i, err)
+		}
+		for s, err := d.Status(); err == nil && s.Data.TotalBytes-s.Data.UsedBytes < 16*mib && len(ended) == 0; s, err = d.Status() {
 		}
 	}
 	s, err := d.Status()
