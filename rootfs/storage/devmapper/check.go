@@ -76,6 +76,9 @@ func (d *Driver) Check() (Report, error) {
 		return r, err
 	}
 	r.Problems = append([]string{}, checked.Problems...) // in JSON a list, and never null
+	if err := p.usable(); r.Active && err != nil && checked.OK() {
+		r.Problems = append(r.Problems, err.Error()) // who could not write to it could not mark it either
+	}
 	r.Leaked = checked.Leaked
 	if cure {
 		r.Cure = "only counts are wrong, as a metadata snapshot of another tool or a failed write leaves them, and no data is lost: stop all containers of the pool and run `thinrun pool check --repair`"

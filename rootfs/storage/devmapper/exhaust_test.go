@@ -630,6 +630,12 @@ func TestFailingDevices(t *testing.T) {
 				}
 				s, err := d.Status()
 				t.Logf("status: %s, %s; %v", s.Mode, s.Problem, err)
+				if name == "meta" { // on a device that cannot be read, no check at all
+					r, err := d.Check()
+					if said := fmt.Sprint(r.Problems, err); r.OK || how == "flakey" && !strings.Contains(said, ErrNeedsCheck.Error()) {
+						t.Errorf("a check: %+v, %v", r, err)
+					}
+				}
 				hog.kill(t)
 				own.kill(t)
 				noneInD(t)
