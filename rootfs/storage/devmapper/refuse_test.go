@@ -315,6 +315,7 @@ func TestHeldOpen(t *testing.T) {
 		t.Errorf("held %q", got)
 	}
 	src.Mount.Close()
+	d.opts.RemoveWait = 0
 	if err := d.Remove(c); err != nil {
 		t.Error(err)
 	}
