@@ -203,16 +203,7 @@ func TestSignals(t *testing.T) {
 			code   int
 		}{{unix.SIGQUIT, 3}, {unix.SIGINT, 130}, {unix.SIGTERM, 143}, {unix.SIGKILL, -1}} {
 			cmd := labexec(vm, "sh", "-c", "trap 'kill $!; exit 3' QUIT; sleep 1000 & echo ready; wait")
-			stdout, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := fmt.Fscanln(stdout, new(string)); err != nil {
-				t.Fatal(err)
-			}
+			ready(t, cmd)
 			stage := child(t, cmd.Process.Pid)
 			ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", stage))
 			if err != nil {
@@ -230,6 +221,21 @@ func TestSignals(t *testing.T) {
 			}
 		}
 	})
+}
+
+// ready starts a command and waits for its first line.
+func ready(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fscanln(stdout, new(string)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // endOf names a process while it is there; the answer waits for its end.
@@ -309,16 +315,7 @@ func TestBoxLeavesNothingOnTheHost(t *testing.T) {
 		done
 		echo ready; exec sleep 1000`)
 	cmd.Env = append(cmd.Env, "TMPDIR="+tmp)
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Fscanln(stdout, new(string)); err != nil {
-		t.Fatal(err)
-	}
+	ready(t, cmd)
 	mine := func() (found []string) {
 		for _, dir := range []string{tmp, "/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 			matches, _ := filepath.Glob(fmt.Sprintf("%s/%s%d/mine", dir, boxName, cmd.Process.Pid))
