@@ -153,7 +153,7 @@ func prepare(app *cli.App, cmd *cli.Command, path string) {
 }
 
 // namedFlag is a flag that knows its names. The library finds them with a regular
-// expression each time that it looks, and it looks at all flags for each flag: 0.5 ms of
+// expression each time that it looks, and it looks at all flags for each flag: 0.7 ms of
 // every run.
 type namedFlag struct {
 	describedFlag
@@ -166,20 +166,42 @@ type describedFlag interface {
 	cli.CategorizableFlag
 }
 
-func (f *namedFlag) Names() []string {
-	if f.names == nil {
-		f.names = f.describedFlag.Names()
-	}
-	return f.names
+func (f *namedFlag) Names() []string { return f.names }
+
+// namedStrings and namedNumbers have several values. The library tells such flags about
+// separators by a method that only it can name the argument of: they are embedded whole.
+type namedStrings struct {
+	*cli.StringSliceFlag
+	names []string
 }
 
-// rememberNames leaves flags with several values alone: the library tells them about
-// separators by a method that is its own.
+func (f *namedStrings) Names() []string { return f.names }
+
+type namedNumbers struct {
+	*cli.Int64SliceFlag
+	names []string
+}
+
+func (f *namedNumbers) Names() []string { return f.names }
+
 func rememberNames(flags []cli.Flag) {
+	names := func(name string, aliases []string) []string { return append([]string{name}, aliases...) }
 	for i, f := range flags {
-		switch f.(type) {
-		case *cli.StringFlag, *cli.BoolFlag, *cli.IntFlag, *cli.Int64Flag, *cli.Float64Flag:
-			flags[i] = &namedFlag{describedFlag: f.(describedFlag)}
+		switch f := f.(type) {
+		case *cli.StringFlag:
+			flags[i] = &namedFlag{f, names(f.Name, f.Aliases)}
+		case *cli.BoolFlag:
+			flags[i] = &namedFlag{f, names(f.Name, f.Aliases)}
+		case *cli.IntFlag:
+			flags[i] = &namedFlag{f, names(f.Name, f.Aliases)}
+		case *cli.Int64Flag:
+			flags[i] = &namedFlag{f, names(f.Name, f.Aliases)}
+		case *cli.Float64Flag:
+			flags[i] = &namedFlag{f, names(f.Name, f.Aliases)}
+		case *cli.StringSliceFlag:
+			flags[i] = &namedStrings{f, names(f.Name, f.Aliases)}
+		case *cli.Int64SliceFlag:
+			flags[i] = &namedNumbers{f, names(f.Name, f.Aliases)}
 		}
 	}
 }
