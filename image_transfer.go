@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,10 +25,12 @@ func pullImage(c *cli.Context) error {
 	default:
 		return errors.New("wants an image's reference, and perhaps a name for it here")
 	}
-	return bring(c, name, "docker://"+strings.TrimPrefix(ref, "docker://"), transfer.Options{
-		Insecure:    !c.Bool("tls-verify"),
-		Credentials: c.String("creds"),
-		CertDir:     c.String("cert-dir"),
+	return interruptible(c, func(ctx context.Context) error {
+		return bring(ctx, c, name, "docker://"+strings.TrimPrefix(ref, "docker://"), transfer.Options{
+			Insecure:    !c.Bool("tls-verify"),
+			Credentials: c.String("creds"),
+			CertDir:     c.String("cert-dir"),
+		})
 	})
 }
 
@@ -35,16 +38,16 @@ func importImage(c *cli.Context) error {
 	if c.NArg() != 2 {
 		return errors.New("wants a name and a directory, a tar, oci:DIR, oci-archive:FILE or docker-archive:FILE (- for standard input)")
 	}
-	return bring(c, c.Args().Get(0), c.Args().Get(1), transfer.Options{Stdin: os.Stdin})
+	return interruptible(c, func(ctx context.Context) error {
+		return bring(ctx, c, c.Args().Get(0), c.Args().Get(1), transfer.Options{Stdin: os.Stdin})
+	})
 }
 
 // bring makes an image of what lies elsewhere.
-func bring(c *cli.Context, name, what string, opt transfer.Options) error {
+func bring(ctx context.Context, c *cli.Context, name, what string, opt transfer.Options) error {
 	if _, err := image.ParseName(name); err != nil { // before anybody is asked for it
 		return err
 	}
-	ctx, stop := transfer.Interruptible(c.Context)
-	defer stop()
 	opt.Platform, opt.Spool = c.String("platform"), spoolDir(c)
 	show := newProgress(os.Stderr, c.Bool("quiet"))
 	opt.Progress = show.transferred
@@ -70,11 +73,12 @@ func exportImage(c *cli.Context) error {
 	if n := c.NArg(); n != 1 && n != 2 {
 		return errors.New("wants an image's name, and perhaps a file")
 	}
-	ctx, stop := transfer.Interruptible(c.Context)
-	defer stop()
-	file := c.Args().Get(1)
+	return interruptible(c, func(ctx context.Context) error { return export(ctx, c, c.Args().Get(0), c.Args().Get(1)) })
+}
+
+func export(ctx context.Context, c *cli.Context, name, file string) error {
 	write := func(w io.Writer) error {
-		return runtimeOf(c).ExportImage(ctx, c.Args().First(), func(e *image.Export) error {
+		return runtimeOf(c).ExportImage(ctx, name, func(e *image.Export) error {
 			_, err := transfer.WriteArchive(ctx, w, e, transfer.Options{Spool: spoolDir(c)})
 			return err
 		})
@@ -86,4 +90,17 @@ func exportImage(c *cli.Context) error {
 		return write(os.Stdout)
 	}
 	return transfer.WriteFile(ctx, file, write)
+}
+
+// interruptible lets work give back what it has when a signal comes, says so, and dies of it.
+func interruptible(c *cli.Context, work func(context.Context) error) error {
+	ctx, stop := transfer.Interruptible(c.Context)
+	defer stop()
+	err := work(ctx)
+	var came *transfer.Interrupted
+	if err != nil && errors.As(context.Cause(ctx), &came) {
+		report(c.App.Metadata, fmt.Errorf("%s: %w", subject(c.App.Metadata["command"].(string), c), came))
+		came.Die()
+	}
+	return err
 }

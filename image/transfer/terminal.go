@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,10 +27,39 @@ func IsTerminal(f *os.File) bool {
 	return columns > 0
 }
 
-// Interruptible is a context that the first SIGINT or SIGTERM ends, so that what is under
-// way gives back what it has; the second kills as ever.
+// Interruptible is a context that the first SIGINT, SIGTERM or SIGHUP ends, so that what is
+// under way gives back what it has; the second kills as ever. Who ignores one (nohup, a
+// shell's job in the background) goes on.
 func Interruptible(parent context.Context) (ctx context.Context, stop func()) {
-	ctx, stop = signal.NotifyContext(parent, os.Interrupt, unix.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	return ctx, stop
+	ctx, cancel := context.WithCancelCause(parent)
+	came := make(chan os.Signal, 1)
+	for _, sig := range []unix.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP} {
+		if !signal.Ignored(sig) {
+			signal.Notify(came, sig)
+		}
+	}
+	go func() {
+		select {
+		case sig := <-came:
+			signal.Stop(came)
+			cancel(&Interrupted{sig.(unix.Signal)})
+		case <-ctx.Done():
+			signal.Stop(came)
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// Interrupted is the cause of a context's end by a signal.
+type Interrupted struct{ Signal unix.Signal }
+
+func (i *Interrupted) Error() string { return "interrupted by " + unix.SignalName(i.Signal) }
+
+// Die ends the process by the signal: a shell that runs a script stops at ^C only if what it
+// waits for has died of it.
+func (i *Interrupted) Die() {
+	runtime.LockOSThread()
+	signal.Reset(i.Signal)
+	unix.Tgkill(os.Getpid(), unix.Gettid(), i.Signal)
+	os.Exit(128 + int(i.Signal)) // the first process of a pid namespace
 }

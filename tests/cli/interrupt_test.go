@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"archive/tar"
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"thinrun/tests/box"
+)
+
+// TestInterruptedImportDiesOfTheSignal, after it has given back its half layer: the shell of
+// a script goes on at ^C if what it waits for only fails. A signal that is ignored does nothing.
+func TestInterruptedImportDiesOfTheSignal(t *testing.T) {
+	box.Require(t)
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	const size = 8 << 20
+	for _, err := range []error{
+		w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "large", Size: size, Mode: 0o644}), errOf(w.Write(make([]byte, size))), w.Close(),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, row := range []struct {
+		signal  unix.Signal
+		ignored bool
+	}{{unix.SIGINT, false}, {unix.SIGTERM, false}, {unix.SIGHUP, false}, {unix.SIGHUP, true}, {unix.SIGINT, true}} {
+		name := unix.SignalName(row.signal)
+		if row.ignored {
+			name += " ignored"
+		}
+		t.Run(name, func(t *testing.T) {
+			th := newThinrun(t)
+			trap := ""
+			if row.ignored {
+				trap = "trap '' INT HUP; "
+			}
+			cmd := exec.Command("/bin/sh", "-c", trap+`exec "$@"`, "sh", th.binary, "--root", th.root, "--storage", th.storage, "--storage-driver", "overlay", "image", "import", "-q", "x", "-")
+			var errs strings.Builder
+			cmd.Stderr = &errs
+			stdin, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			half := archive.Len() / 2 // more than fits into a pipe: it is at work
+			if _, err := stdin.Write(archive.Bytes()[:half]); err != nil {
+				t.Error(err)
+			}
+			if err := cmd.Process.Signal(row.signal); err != nil {
+				t.Error(err)
+			}
+			if row.ignored {
+				if _, err := io.Copy(stdin, bytes.NewReader(archive.Bytes()[half:])); err != nil {
+					t.Error(err)
+				}
+				stdin.Close()
+			}
+			cmd.Wait()
+			stdin.Close()
+			status := cmd.ProcessState.Sys().(interface{ Signal() unix.Signal })
+			switch {
+			case row.ignored && (!cmd.ProcessState.Success() || errs.String() != ""):
+				t.Errorf("%v: %q", cmd.ProcessState, errs.String())
+			case !row.ignored && (status.Signal() != row.signal || errs.String() != `thinrun: image import "x": interrupted by `+name+"\n"):
+				t.Errorf("%v: %q", cmd.ProcessState, errs.String())
+			}
+			layers, err := os.ReadDir(filepath.Join(th.storage, "overlay/layers"))
+			if want := map[bool]int{true: 1}[row.ignored]; err != nil || len(layers) != want {
+				t.Errorf("layers %v, %v; want %d", layers, err, want)
+			}
+		})
+	}
+}
+
+func errOf(_ int, err error) error { return err }
