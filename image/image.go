@@ -20,6 +20,7 @@ import (
 
 	"thinrun/rootfs/storage"
 	"thinrun/rootfs/storage/durable"
+	"thinrun/rootfs/storage/flock"
 )
 
 // Version of the record's format. A newer one than ours is refused, never guessed at; of
@@ -233,7 +234,8 @@ func (s *Store) layers() (map[string]bool, error) {
 	return known, nil
 }
 
-// The two locks: files that stay, and that the kernel unlocks when a holder dies.
+// The two locks: files that stay, and that the kernel unlocks when a holder dies. Starts may
+// be many at any time, so who changes a record comes before those that come later.
 const (
 	lockRecords = ".lock"    // shared: an image is being taken into use; alone: a record changes
 	lockImports = ".imports" // shared: an image is being made or exported; alone: all are forgotten
@@ -244,17 +246,11 @@ func (s *Store) lock(name string, how int) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
-		return func() { f.Close() }, nil
+	if err := flock.Gated(f, how); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
+	return func() { f.Close() }, nil
 }
 
 // newRecord is a record's name until it is whole.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -12,6 +13,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // oneFile is a tar with one file in it, owned by whoever runs the test.
@@ -268,6 +272,48 @@ func TestUse(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(layers.dir, img.Layer())); err != nil {
 		t.Error(err)
+	}
+}
+
+// A stream of starts does not keep out who changes a record: who comes later waits for it.
+func TestTagBesideStarts(t *testing.T) {
+	s, layers := fixture(t)
+	_, err := importTar(t, s, layers, "x", "c", nobody)
+	must(t, err)
+	_, release, err := s.Start("x")
+	must(t, err)
+	tagged := make(chan error)
+	go func() {
+		_, err := s.Tag("x", "y", layers, nobody)
+		tagged <- err
+	}()
+	waitsForLock(t, filepath.Join(s.dir, lockRecords))
+	if unlock, err := s.lock(lockRecords, unix.LOCK_SH|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("a later start goes before: %v, want %v", err, unix.EWOULDBLOCK)
+		unlock()
+	}
+	release()
+	must(t, <-tagged)
+	_, release, err = s.Start("y")
+	must(t, err)
+	release()
+}
+
+// waitsForLock returns when /proc/locks shows somebody who waits for the file.
+func waitsForLock(t *testing.T, file string) {
+	t.Helper()
+	var st unix.Stat_t
+	must(t, unix.Stat(file, &st))
+	inode := fmt.Sprintf(":%d ", st.Ino)
+	for {
+		locks, err := os.ReadFile("/proc/locks")
+		must(t, err)
+		for line := range strings.Lines(string(locks)) {
+			if strings.Contains(line, "-> FLOCK") && strings.Contains(line, inode) {
+				return
+			}
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -30,13 +30,14 @@ func diagram() map[string][]string {
 		fslog   = "rootfs/fslog"
 		storage = "rootfs/storage"
 		durable = storage + "/durable"
+		flock   = storage + "/flock"
 		proc    = storage + "/proc"
 		dm      = storage + "/devmapper"
 	)
 	return map[string][]string{
 		// Command files translate: flags, one call, output.
 		".":              {"libcontainer", lib + "bundle", "image", "image/transfer", storage, dm, storage + "/overlay"},
-		"image":          {storage, durable, "image/layer"},
+		"image":          {storage, durable, flock, "image/layer"},
 		"image/transfer": {"image", "image/layer"}, // linked into the second face only
 		"image/layer":    {},
 		// The one package that knows the others.
@@ -62,11 +63,12 @@ func diagram() map[string][]string {
 		// Storage: the contract, the drivers, the kernel's words.
 		storage:                  {},
 		durable:                  {},
+		flock:                    {},
 		proc:                     {},
 		storage + "/storagetest": {storage},
 		storage + "/dir":         {storage},
-		storage + "/overlay":     {storage, durable, fslog},
-		dm:                       {storage, durable, proc, fslog, dm + "/base", dm + "/devnode", dm + "/dm", dm + "/loop", dm + "/thinmeta"},
+		storage + "/overlay":     {storage, durable, flock, fslog},
+		dm:                       {storage, durable, flock, proc, fslog, dm + "/base", dm + "/devnode", dm + "/dm", dm + "/loop", dm + "/thinmeta"},
 		dm + "/base":             {},
 		dm + "/devnode":          {},
 		dm + "/dm":               {dm + "/devnode"},

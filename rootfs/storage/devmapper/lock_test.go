@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage/flock"
 )
 
 // lockable is a driver with a directory for a lock, and no pool.
@@ -119,7 +121,7 @@ func TestAloneFromShared(t *testing.T) {
 			waitQueue(t, d, "FLOCK", 1)
 		}
 		go func() {
-			got <- lockAlone(f)
+			got <- flock.Gated(f, unix.LOCK_EX)
 			f.Close()
 		}()
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage"
+	"thinrun/rootfs/storage/flock"
 )
 
 // Remove gives a container's snapshot back. The claim file goes last, so that a killed
@@ -90,7 +91,7 @@ func (d *Driver) lockClaim(path string, how int) (*os.File, record, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("claim: %w", err)
 	}
-	err = flock(f, how)
+	err = flock.Take(f, how)
 	if err == unix.EWOULDBLOCK {
 		f.Close()
 		return nil, nil, nil

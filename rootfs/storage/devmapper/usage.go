@@ -12,6 +12,7 @@ import (
 
 	"thinrun/rootfs/storage"
 	"thinrun/rootfs/storage/devmapper/thinmeta"
+	"thinrun/rootfs/storage/flock"
 )
 
 var _ storage.Meter = (*Driver)(nil)
@@ -244,7 +245,7 @@ func (m *committed) once(meta io.ReaderAt, read func(io.ReaderAt, *thinmeta.Supe
 // nobody could lock it to resume it as long as another holds the lock and waits for I/O.
 func (m *committed) alone() error {
 	if !m.sole {
-		if err := lockAlone(m.lock); err != nil {
+		if err := flock.Gated(m.lock, unix.LOCK_EX); err != nil {
 			return m.fail("lock: %w", err)
 		}
 		m.sole = true

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage/flock"
 )
 
 // GC gives back what dead invocations left: half-made and half-removed layers, and
@@ -99,7 +101,7 @@ func (d Driver) held(name string) bool {
 		return !errors.Is(err, os.ErrNotExist)
 	}
 	defer dir.Close()
-	return flock(dir, unix.LOCK_EX|unix.LOCK_NB) != nil
+	return flock.Take(dir, unix.LOCK_EX|unix.LOCK_NB) != nil
 }
 
 func list(path string) ([]string, error) {

@@ -11,6 +11,7 @@ import (
 
 	"thinrun/rootfs/storage"
 	"thinrun/rootfs/storage/durable"
+	"thinrun/rootfs/storage/flock"
 )
 
 type layer struct {
@@ -104,7 +105,7 @@ func (d Driver) makeLocked(name string, chain []string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = flock(dir, unix.LOCK_EX|unix.LOCK_NB)
+	err = flock.Take(dir, unix.LOCK_EX|unix.LOCK_NB)
 	if err == nil {
 		err = os.WriteFile(filepath.Join(path, "lower"), []byte(strings.Join(chain, "\n")), 0o600)
 	}
@@ -238,8 +239,8 @@ func (d Driver) removeLocked(name string) (was bool, err error) {
 		return false, err
 	}
 	defer dir.Close()
-	if err := flock(dir, unix.LOCK_EX); err != nil {
-		return true, err
+	if err := flock.Take(dir, unix.LOCK_EX); err != nil {
+		return true, fmt.Errorf("lock %s: %w", dir.Name(), err)
 	}
 	return true, d.removeTree("layers", name)
 }
@@ -250,22 +251,9 @@ func (d Driver) lock(how int) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := flock(f, how); err != nil {
+	if err := flock.Gated(f, how); err != nil {
 		f.Close()
-		return nil, err
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
 	return func() { f.Close() }, nil
-}
-
-func flock(f *os.File, how int) error {
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
-		return nil
-	}
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage"
+	"thinrun/rootfs/storage/flock"
 	"thinrun/rootfs/storage/storagetest"
 	"thinrun/tests/box"
 )
@@ -368,7 +369,7 @@ func TestNextLayerFinishes(t *testing.T) {
 	remover, err := os.Open(d.path("layers", going))
 	must(t, err)
 	defer remover.Close()
-	must(t, flock(remover, unix.LOCK_EX))
+	must(t, flock.Take(remover, unix.LOCK_EX))
 	must(t, os.MkdirAll(d.path("layers", "del-"+newID(), "fs"), 0o700))
 	died(t, d, kept)
 	next, err := d.NewLayer("")
