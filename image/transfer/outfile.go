@@ -12,14 +12,27 @@ import (
 )
 
 // WriteFile lets write fill a file that has no name before it is whole: who fails or is
-// killed leaves what was there before. What is not a regular file is written to as it is.
+// killed leaves what was there before. A link is followed, as by who writes into it. What is
+// not a regular file is written to as it is.
 func WriteFile(ctx context.Context, path string, write func(io.Writer) error) error {
-	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+	st, err := os.Stat(path)
+	switch {
+	case err == nil && !st.Mode().IsRegular():
 		f, err := openFile(ctx, path, os.O_WRONLY)
 		if err != nil {
 			return err
 		}
 		return errors.Join(write(f), f.Close())
+	case err == nil:
+		if path, err = followed(path); err != nil {
+			return err
+		}
+	case !errors.Is(err, os.ErrNotExist):
+		return err
+	default:
+		if to, err := os.Readlink(path); err == nil {
+			return fmt.Errorf("%s is a link to %s, which is not there", path, to)
+		}
 	}
 	part := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".part")
 	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
@@ -38,7 +51,10 @@ func WriteFile(ctx context.Context, path string, write func(io.Writer) error) er
 	}
 	f := os.NewFile(uintptr(fd), part)
 	defer f.Close()
-	if err := errors.Join(write(f), f.Sync()); err != nil {
+	if st != nil { // whose it is to read stays as it was
+		err = f.Chmod(st.Mode().Perm())
+	}
+	if err := errors.Join(err, write(f), f.Sync()); err != nil {
 		if !unnamed {
 			os.Remove(part)
 		}
@@ -53,4 +69,15 @@ func WriteFile(ctx context.Context, path string, write func(io.Writer) error) er
 		}
 	}
 	return os.Rename(part, path)
+}
+
+// followed is the path of the file itself. The kernel follows the links: it knows whose in
+// /tmp are not to be (proc(5), protected_symlinks).
+func followed(path string) (string, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 }

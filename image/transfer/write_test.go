@@ -113,6 +113,30 @@ func TestWriteFileIsWholeOrNot(t *testing.T) {
 	}
 }
 
+// TestWriteFileFollowsLinks: the link stays, and so does who may read the file.
+func TestWriteFileFollowsLinks(t *testing.T) {
+	dir := t.TempDir()
+	check(t, os.MkdirAll(filepath.Join(dir, "disk", "sub"), 0o755))
+	target := filepath.Join(dir, "disk", "x.tar")
+	check(t, os.WriteFile(target, []byte("old"), 0o600))
+	check(t, os.Symlink("disk/sub", filepath.Join(dir, "sub"))) // .. is of where it leads
+	link := filepath.Join(dir, "sub", "link")
+	check(t, os.Symlink("../x.tar", link))
+	text := func(w io.Writer) error { _, err := io.WriteString(w, "new"); return err }
+	check(t, WriteFile(t.Context(), link, text))
+	to, err := os.Readlink(link)
+	b, _ := os.ReadFile(target)
+	st, _ := os.Stat(target)
+	if err != nil || to != "../x.tar" || string(b) != "new" || st.Mode().Perm() != 0o600 {
+		t.Errorf("link to %q, %v; content %q, mode %v", to, err, b, st.Mode())
+	}
+	check(t, os.Remove(target))
+	wantError(t, WriteFile(t.Context(), link, text), link+" is a link to ../x.tar, which is not there")
+	if left, _ := os.ReadDir(filepath.Join(dir, "disk")); len(left) != 1 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 // TestFifoWithoutAnotherEnd: it is waited for, and no longer than the caller wants.
 func TestFifoWithoutAnotherEnd(t *testing.T) {
 	fifo := filepath.Join(t.TempDir(), "fifo")
