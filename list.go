@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,24 +26,25 @@ func listCommand() *cli.Command {
 				return err
 			}
 			list, bad := runtimeOf(c).List(c.Bool("quiet")) // what there is, and then the error
+			out := bufio.NewWriter(c.App.Writer)            // a table comes in pieces of a few bytes
 			switch {
 			case c.Bool("quiet"):
 				for _, st := range list {
-					fmt.Fprintln(c.App.Writer, st.ID)
+					fmt.Fprintln(out, st.ID)
 				}
 			case c.String("format") == "json":
 				return errors.Join(json.NewEncoder(c.App.Writer).Encode(list), bad)
 			case c.String("format") == "table":
-				w := tabwriter.NewWriter(c.App.Writer, 12, 1, 3, ' ', 0)
+				w := tabwriter.NewWriter(out, 12, 1, 3, ' ', 0)
 				fmt.Fprint(w, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER\tDISK\n")
 				for _, st := range list {
 					fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\n", st.ID, st.PID, st.Status, st.Bundle, st.Created.Format(time.RFC3339Nano), st.Owner, disk(st.Disk))
 				}
-				return errors.Join(w.Flush(), bad)
+				w.Flush()
 			default:
 				return fmt.Errorf("--format: %q is neither table nor json", c.String("format"))
 			}
-			return bad
+			return errors.Join(out.Flush(), bad)
 		},
 	}
 }

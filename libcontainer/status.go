@@ -118,7 +118,7 @@ func statusOf(store *state.Store, rec *state.Record) (state.Status, error) {
 }
 
 func statusOn(detect func() (cgroup.Host, error), store *state.Store, rec *state.Record) (state.Status, error) {
-	alive, err := rec.Init.Alive()
+	alive, err := store.Alive(rec.Init)
 	if err != nil {
 		return "", err
 	}

@@ -25,12 +25,14 @@ func Of(pid int) (Process, error) {
 		return Process{}, err
 	}
 	defer pidfd.Close()
-	return identify(pidfd, pid)
+	return identify(pidfd, pid, proc.BootID)
 }
 
 // Open returns a pidfd of the process, for pidfd_send_signal and poll; ErrGone when it is
 // not that process any more.
-func (p Process) Open() (*os.File, error) {
+func (p Process) Open() (*os.File, error) { return p.open(proc.BootID) }
+
+func (p Process) open(bootID func() (string, error)) (*os.File, error) {
 	if p.PID <= 0 {
 		return nil, ErrGone
 	}
@@ -38,7 +40,7 @@ func (p Process) Open() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	now, err := identify(pidfd, p.PID)
+	now, err := identify(pidfd, p.PID, bootID)
 	if p.Inode == 0 {
 		now.Inode = 0
 	}
@@ -69,7 +71,7 @@ func openPID(pid int) (*os.File, error) {
 
 // identify says who pid is. It looks after the pidfd is open: then what it sees is the
 // pidfd's process or a later one, never an earlier one (pidfd_open(2)).
-func identify(pidfd *os.File, pid int) (Process, error) {
+func identify(pidfd *os.File, pid int, bootID func() (string, error)) (Process, error) {
 	stat, err := proc.Read(pid)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
 		return Process{}, ErrGone
@@ -77,7 +79,7 @@ func identify(pidfd *os.File, pid int) (Process, error) {
 	if err != nil {
 		return Process{}, err
 	}
-	boot, err := proc.BootID()
+	boot, err := bootID()
 	if err != nil {
 		return Process{}, err
 	}
@@ -89,8 +91,13 @@ func identify(pidfd *os.File, pid int) (Process, error) {
 }
 
 // Alive tells whether the process still runs; a zombie does not.
-func (p Process) Alive() (bool, error) {
-	pidfd, err := p.Open()
+func (p Process) Alive() (bool, error) { return p.alive(proc.BootID) }
+
+// Alive is Process.Alive for those who ask for many containers: the boot is looked up once.
+func (s *Store) Alive(p Process) (bool, error) { return p.alive(s.bootID) }
+
+func (p Process) alive(bootID func() (string, error)) (bool, error) {
+	pidfd, err := p.open(bootID)
 	if errors.Is(err, ErrGone) {
 		return false, nil
 	}

@@ -6,9 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"thinrun/rootfs/storage/proc"
 )
 
 // Shims compare these texts; CONTRACTS.md 2.3.
@@ -33,7 +36,8 @@ type Store struct {
 	// LockWait is how long Claim and Lock wait for another command.
 	LockWait time.Duration
 
-	dir *os.File // nil: the directory does not exist
+	dir    *os.File // nil: the directory does not exist
+	bootID func() (string, error)
 }
 
 // Open opens the state directory, and refuses one that others could write to. It does
@@ -43,7 +47,7 @@ func Open(root string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state directory %q: %w", root, err)
 	}
-	s := &Store{Path: path, LockWait: lockWait}
+	s := &Store{Path: path, LockWait: lockWait, bootID: sync.OnceValues(proc.BootID)}
 	if err := s.open(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return nil, err
 	}
