@@ -67,7 +67,7 @@ func diagram() map[string][]string {
 		proc:                     {},
 		storage + "/storagetest": {storage},
 		storage + "/dir":         {storage},
-		storage + "/overlay":     {storage, durable, flock, fslog},
+		storage + "/overlay":     {storage, durable, flock, proc, fslog},
 		dm:                       {storage, durable, flock, proc, fslog, dm + "/base", dm + "/devnode", dm + "/dm", dm + "/loop", dm + "/thinmeta"},
 		dm + "/base":             {},
 		dm + "/devnode":          {},

@@ -17,6 +17,7 @@ import (
 
 	"thinrun/rootfs/storage"
 	"thinrun/rootfs/storage/flock"
+	"thinrun/rootfs/storage/proc"
 	"thinrun/rootfs/storage/storagetest"
 	"thinrun/tests/box"
 )
@@ -447,6 +448,43 @@ func TestGCOfAnotherStateRoot(t *testing.T) {
 	}
 	if gone, err := theirs.GC(nobody); err != nil || len(gone) != 1 {
 		t.Errorf("a dead container: gc took %q, %v", gone, err)
+	}
+}
+
+// In memory the first containers after each boot have the same inodes: what one of an
+// earlier boot has left on a disk is not the later one's. A state directory on a disk is
+// the same after a boot.
+func TestOwnerOfAnEarlierBoot(t *testing.T) {
+	for name, root := range map[string]string{"in memory": scratch(t), "on disk": t.TempDir()} {
+		t.Run(name, func(t *testing.T) {
+			d := Driver{Storage: scratch(t), StateRoot: root}
+			must(t, os.Mkdir(filepath.Join(root, "c1"), 0o700))
+			var claim storage.Claim
+			layer := sealed(t, d)
+			src, err := d.Prepare(storage.Request{ContainerID: "c1", Image: "i", Layer: layer}, func(c storage.Claim) error { claim = c; return nil })
+			must(t, err)
+			must(t, src.Mount.Close())
+			nobody := func(string) bool { return false }
+			if gone, err := d.GC(nobody); err != nil || len(gone) != 0 {
+				t.Errorf("of this boot: gc took %q, %v", gone, err)
+			}
+			file := filepath.Join(claim.Dir, "owner")
+			text, err := os.ReadFile(file)
+			must(t, err)
+			boot, err := proc.BootID()
+			must(t, err)
+			earlier := strings.Replace(string(text), boot, "00000000-1111-2222-3333-444444444444", 1)
+			older := strings.Replace(string(text), " "+boot, "", 1) // as it was once written
+			for _, x := range []struct {
+				text string
+				want int
+			}{{older, 0}, {earlier, map[string]int{"in memory": 1}[name]}} {
+				must(t, os.WriteFile(file, []byte(x.text), 0o600))
+				if gone, err := d.GC(nobody); err != nil || len(gone) != x.want {
+					t.Errorf("of %q: gc took %q, %v; want %d", x.text, gone, err, x.want)
+				}
+			}
+		})
 	}
 }
 

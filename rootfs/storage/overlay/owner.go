@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage"
+	"thinrun/rootfs/storage/proc"
 )
 
 // owner is what a container's directory says about the one it was made for. It lies here
@@ -18,6 +19,7 @@ type owner struct {
 	layer string
 	state string // the container's directory below --root
 	inode uint64 // of it: a later container of that id has another
+	boot  string // in which it was made; "": an older thinrun did not say
 }
 
 // makeOwned makes a container's directory with its owner in it, before GC can look.
@@ -41,7 +43,11 @@ func (d Driver) makeOwned(dir string, req storage.Request) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "owner"), fmt.Appendf(nil, "%s %d %q\n", req.Layer, inode, state), 0o600)
+	boot, err := proc.BootID()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "owner"), fmt.Appendf(nil, "%s %d %q %s\n", req.Layer, inode, state, boot), 0o600)
 }
 
 // living is a container's owner while its state directory is there; when in doubt it is.
@@ -50,11 +56,25 @@ func (d Driver) living(name string) (o owner, is bool) {
 	if err != nil {
 		return o, !errors.Is(err, os.ErrNotExist)
 	}
-	if _, err := fmt.Sscanf(string(text), "%s %d %q\n", &o.layer, &o.inode, &o.state); err != nil {
+	if n, _ := fmt.Sscanf(string(text), "%s %d %q %s\n", &o.layer, &o.inode, &o.state, &o.boot); n < 3 {
 		return o, false // cut short: its create was killed, or the power went
 	}
 	now, err := inodeOf(o.state)
-	return o, err == nil && now == o.inode || err != nil && !errors.Is(err, unix.ENOENT)
+	if err != nil {
+		return o, !errors.Is(err, unix.ENOENT)
+	}
+	return o, now == o.inode && !o.beforeBoot()
+}
+
+// beforeBoot: a state directory in memory is of this boot, and inodes are numbered anew there:
+// after each boot the first containers have the same ones.
+func (o *owner) beforeBoot() bool {
+	var fs unix.Statfs_t
+	if o.boot == "" || unix.Statfs(o.state, &fs) != nil || fs.Type != unix.TMPFS_MAGIC {
+		return false
+	}
+	boot, err := proc.BootID()
+	return err == nil && boot != o.boot
 }
 
 func inodeOf(path string) (uint64, error) {
