@@ -14,10 +14,10 @@ import (
 
 func (p *place) init(id string) int {
 	p.t.Helper()
-	p.ok("state", id)
+	p.OK("state", id)
 	var state struct{ PID int }
-	if err := json.Unmarshal([]byte(p.said()), &state); err != nil || state.PID == 0 {
-		p.t.Fatalf("%v in %s", err, p.said())
+	if err := json.Unmarshal([]byte(p.Said()), &state); err != nil || state.PID == 0 {
+		p.t.Fatalf("%v in %s", err, p.Said())
 	}
 	return state.PID
 }
@@ -30,7 +30,7 @@ func (p *place) foreground(id string) *os.Process {
 		p.t.Fatal(err)
 	}
 	p.t.Cleanup(func() { r.Close() })
-	args := p.argv("run", "--bundle", p.speaks, id)
+	args := p.rt.Argv("run", "--bundle", p.speaks, id)
 	run, err := os.StartProcess(args[0], args, &os.ProcAttr{Files: []*os.File{nil, w, w}})
 	w.Close()
 	if err != nil {
@@ -56,9 +56,9 @@ func TestNothingStaysWhenAllDie(t *testing.T) {
 		before := table()
 		devices := p.devices()
 
-		p.ok("create", "--bundle", p.sleeps, "created")
-		p.ok("create", "--bundle", p.sleeps, "started")
-		p.ok("start", "started")
+		p.OK("create", "--bundle", p.sleeps, "created")
+		p.OK("create", "--bundle", p.sleeps, "started")
+		p.OK("start", "started")
 		run := p.foreground("run") // its thinrun stays, and is killed as well
 
 		if !bytes.Equal(table(), before) {
@@ -96,7 +96,7 @@ func TestNothingStaysWhenAllDie(t *testing.T) {
 			t.Errorf("the mount table has changed:\n%s\nwas\n%s", table(), before)
 		}
 		for _, id := range []string{"created", "started", "run"} {
-			p.ok("delete", id) // no force: they are dead
+			p.OK("delete", id) // no force: they are dead
 		}
 		p.clean("all dead")
 		if !bytes.Equal(table(), before) {
@@ -124,12 +124,12 @@ func TestGCTakesWhatAKilledRunLeft(t *testing.T) {
 			}
 		}
 		end(run)
-		p.ok("gc")
-		p.ok("state", "run") // its program still runs
+		p.OK("gc")
+		p.OK("state", "run") // its program still runs
 		end(init)
-		p.ok("gc")
+		p.OK("gc")
 		p.clean("gc")
-		if !p.refused("state", "run") {
+		if !p.Refused("state", "run") {
 			t.Error("the container is still there")
 		}
 	})

@@ -39,22 +39,22 @@ func (p *place) fill(dir, unit string, first, last int) {
 	refusals := 0
 	for n := first; ; n++ {
 		if n > last {
-			p.t.Fatalf("create is refused with %s=%d on %s: %s", unit, n, dir, p.said())
+			p.t.Fatalf("create is refused with %s=%d on %s: %s", unit, n, dir, p.Said())
 		}
 		options, enough := fmt.Sprintf(unit, n), false
 		tmpfs(p.t, dir, options, func() {
-			if enough = !p.refused("create", "--bundle", p.sleeps, "full"); !enough {
+			if enough = !p.Refused("create", "--bundle", p.sleeps, "full"); !enough {
 				refusals++
-				if !strings.Contains(p.said(), "no space left on device") {
-					p.t.Errorf("%s: %s", options, p.said())
+				if !strings.Contains(p.Said(), "no space left on device") {
+					p.t.Errorf("%s: %s", options, p.Said())
 				}
 				list, err := os.ReadDir(dir)
 				if err != nil || len(list) > 0 {
 					p.t.Errorf("%s: left behind: %v, %v", options, list, err)
 				}
-				p.refused("start", "full") // it does not exist
+				p.Refused("start", "full") // it does not exist
 			}
-			p.ok("delete", "--force", "full")
+			p.OK("delete", "--force", "full")
 		})
 		p.clean(options)
 		if enough {
@@ -88,17 +88,17 @@ func TestReadOnlyStateDirectory(t *testing.T) {
 			}
 		}
 		tmpfs(t, p.rt.Root, "size=1m", func() {
-			p.ok("create", "--bundle", p.sleeps, "there")
+			p.OK("create", "--bundle", p.sleeps, "there")
 			remount(unix.MS_RDONLY)
 			for _, args := range [][]string{{"create", "--bundle", p.sleeps, "new"}, {"delete", "--force", "there"}} {
-				if !p.refused(args...) || !strings.Contains(p.said(), "read-only file system") {
-					t.Errorf("thinrun %q: %s", args, p.said())
+				if !p.Refused(args...) || !strings.Contains(p.Said(), "read-only file system") {
+					t.Errorf("thinrun %q: %s", args, p.Said())
 				}
 			}
-			p.ok("delete", "--force", "new")
-			p.ok("state", "there") // it was not forgotten
+			p.OK("delete", "--force", "new")
+			p.OK("state", "there") // it was not forgotten
 			remount(0)
-			p.ok("delete", "--force", "there")
+			p.OK("delete", "--force", "there")
 		})
 		p.clean("read-only state directory")
 	})
@@ -129,10 +129,10 @@ func TestTruncatedPool(t *testing.T) {
 		if err := os.Truncate(half.Path, st.Size()-1<<20); err != nil {
 			t.Fatal(err)
 		}
-		if !p.refused("create", "--bundle", p.sleeps, "short") || !strings.Contains(p.said(), half.Path) {
-			t.Errorf("the line does not name %s: %s", half.Path, p.said())
+		if !p.Refused("create", "--bundle", p.sleeps, "short") || !strings.Contains(p.Said(), half.Path) {
+			t.Errorf("the line does not name %s: %s", half.Path, p.Said())
 		}
-		p.ok("delete", "--force", "short")
+		p.OK("delete", "--force", "short")
 		now, err := os.Stat(half.Path)
 		if err != nil || now.Size() != st.Size()-1<<20 {
 			t.Errorf("%s has changed: %v, %v", half.Path, now, err)

@@ -23,8 +23,8 @@ func (p *place) atOnce(commands ...[]string) (codes []int, said []string) {
 		q := p.fork()
 		all.Go(func() {
 			<-ready
-			codes[i] = q.run(args...)
-			said[i] = q.said()
+			codes[i] = q.Run(args...)
+			said[i] = q.Said()
 		})
 	}
 	close(ready)
@@ -60,8 +60,8 @@ func TestManyAtOnce(t *testing.T) {
 			workers.Go(func() {
 				for id := range ids {
 					for _, args := range [][]string{{"create", "--bundle", q.sleeps, id}, {"start", id}, {"delete", "--force", id}} {
-						if code := q.run(args...); code != 0 {
-							t.Errorf("thinrun %q: exit code %d: %s", args, code, q.said())
+						if code := q.Run(args...); code != 0 {
+							t.Errorf("thinrun %q: exit code %d: %s", args, code, q.Said())
 						}
 					}
 				}
@@ -96,7 +96,7 @@ func TestOneWinner(t *testing.T) {
 			if winners != 1 {
 				t.Errorf("round %d: %d of 8 creates of one id have won", round, winners)
 			}
-			p.ok("start", "one") // the losers have not harmed it
+			p.OK("start", "one") // the losers have not harmed it
 			codes, said = p.atOnce(times(8, "delete", "--force", "one")...)
 			for i, code := range codes {
 				if code != 0 {
@@ -116,7 +116,7 @@ func TestAllVerbsAtOnce(t *testing.T) {
 	drivers(t, func(t *testing.T, p *place) {
 		const id = "all"
 		for round := range p.rounds(16) {
-			p.ok("create", "--bundle", p.sleeps, id)
+			p.OK("create", "--bundle", p.sleeps, id)
 			commands := [][]string{
 				{"start", id}, {"state", id}, {"exec", id, "true"}, {"exec", id, "sleep", "1000"},
 				{"kill", id, "TERM"}, {"kill", id, "KILL"}, {"delete", id}, {"delete", "--force", id},
@@ -159,7 +159,7 @@ func TestDeleteWhileItWrites(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			args := p.argv("run", "--detach", "--bundle", dir, id)
+			args := p.rt.Argv("run", "--detach", "--bundle", dir, id)
 			run, err := os.StartProcess(args[0], args, &os.ProcAttr{Files: []*os.File{nil, w, w}})
 			w.Close()
 			if err != nil {
@@ -172,7 +172,7 @@ func TestDeleteWhileItWrites(t *testing.T) {
 			if _, err := run.Wait(); err != nil {
 				t.Fatal(err)
 			}
-			p.ok("delete", "--force", id)
+			p.OK("delete", "--force", id)
 			if !p.clean(fmt.Sprintf("round %d", round)) {
 				return
 			}

@@ -48,7 +48,7 @@ func TestMutants(t *testing.T) {
 		config := mutant.Of(t, r, base)
 		dir := b.Raw(config)
 		args := []string{"create", "--bundle", dir, "mutant"}
-		proc := p.start(nil, args...)
+		proc := p.Start(nil, args...)
 		hang := time.AfterFunc(patience, func() {
 			t.Errorf("mutant %d hangs", i)
 			_ = proc.Kill()
@@ -61,9 +61,9 @@ func TestMutants(t *testing.T) {
 		if code := state.ExitCode(); code == 0 {
 			ran++
 		} else {
-			p.oneLine(code, args)
+			p.OneLine(code, args)
 		}
-		p.ok("delete", "--force", "mutant")
+		p.OK("delete", "--force", "mutant")
 		p.clean(fmt.Sprintf("mutant %d", i))
 		if t.Failed() {
 			t.Fatalf("mutant %d:\n%.8000q", i, config)

@@ -5,20 +5,17 @@
 package crash
 
 import (
-	"bytes"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"thinrun/rootfs/storage/devmapper"
 	"thinrun/tests/box"
-	"thinrun/tests/crash/step"
 	"thinrun/tests/testbundle"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -36,13 +33,13 @@ func drivers(t *testing.T, f func(t *testing.T, p *place)) {
 
 // place is a state directory and a storage with an image, and bundles on it.
 type place struct {
+	*testbundle.Caller
 	t      *testing.T
 	rt     *testbundle.Runtime
 	driver string
-	sleeps string // a bundle whose program sleeps
-	speaks string // one whose program says "up" and sleeps
-	ends   string // one whose program ends at once
-	out    *os.File
+	sleeps string            // a bundle whose program sleeps
+	speaks string            // one whose program says "up" and sleeps
+	ends   string            // one whose program ends at once
 	pool   *devmapper.Driver // nil: another driver
 
 	base  testbundle.Snapshot
@@ -58,7 +55,7 @@ func newPlace(t *testing.T, driver string) *place {
 		}
 	}
 	p := &place{t: t, rt: testbundle.NewRuntime(t), driver: driver}
-	p.output()
+	p.Caller = p.rt.Caller()
 	var err error
 	b := testbundle.New(t).Args("sleep", "1000")
 	root := b.Root()
@@ -89,110 +86,20 @@ func newPlace(t *testing.T, driver string) *place {
 	return p
 }
 
-// output makes the file that all commands print into.
-func (p *place) output() {
-	var err error
-	if p.out, err = os.CreateTemp(p.t.TempDir(), "output"); err != nil {
-		p.t.Fatal(err)
-	}
-	p.t.Cleanup(func() { p.out.Close() })
-}
-
 // fork is the same place for another goroutine.
 func (p *place) fork() *place {
 	q := *p
-	q.output()
+	q.Caller = p.Fork(p.t)
 	return &q
-}
-
-// argv is a command line.
-func (p *place) argv(args ...string) []string {
-	all := append([]string{p.rt.Binary, "--root", p.rt.Root, "--storage", p.rt.Storage}, p.rt.Globals...)
-	return append(all, args...)
-}
-
-// start starts a command. Unlike testbundle's it uses one file for all output, since
-// there are thousands.
-func (p *place) start(attr *syscall.SysProcAttr, args ...string) *os.Process {
-	p.t.Helper()
-	if err := p.out.Truncate(0); err != nil {
-		p.t.Fatal(err)
-	}
-	if _, err := p.out.Seek(0, 0); err != nil {
-		p.t.Fatal(err)
-	}
-	null, err := os.Open("/dev/null")
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer null.Close()
-	argv := p.argv(args...)
-	proc, err := os.StartProcess(argv[0], argv, &os.ProcAttr{
-		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Files: []*os.File{null, p.out, p.out}, Sys: attr,
-	})
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return proc
-}
-
-// starter is start for later.
-func (p *place) starter(args ...string) step.Start {
-	return func(attr *syscall.SysProcAttr) *os.Process { return p.start(attr, args...) }
-}
-
-// said is what the last command printed.
-func (p *place) said() string {
-	b, _ := os.ReadFile(p.out.Name())
-	return string(bytes.TrimSpace(b))
-}
-
-// run runs a command to its end.
-func (p *place) run(args ...string) (code int) {
-	p.t.Helper()
-	state, err := p.start(nil, args...).Wait()
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return state.ExitCode()
-}
-
-// refused runs a command that may fail, and then with exit code 1 and one line of 1 to
-// 4096 bytes.
-func (p *place) refused(args ...string) bool {
-	p.t.Helper()
-	code := p.run(args...)
-	if code != 0 {
-		p.oneLine(code, args)
-	}
-	return code != 0
-}
-
-func (p *place) oneLine(code int, args []string) {
-	p.t.Helper()
-	text := p.said()
-	switch {
-	case code != 1:
-		p.t.Errorf("thinrun %q: exit code %d: %.5000s", args, code, text)
-	case len(text) < 1 || len(text) > 4096 || strings.ContainsAny(text, "\n\r\x00") || strings.Contains(text, "BUG"):
-		p.t.Errorf("thinrun %q: not one line of 1 to 4096 bytes: %.5000q", args, text)
-	}
-}
-
-func (p *place) ok(args ...string) {
-	p.t.Helper()
-	if code := p.run(args...); code != 0 {
-		p.t.Fatalf("thinrun %q: exit code %d: %s", args, code, p.said())
-	}
 }
 
 // life is a container's whole life.
 func (p *place) life(id string) {
 	p.t.Helper()
-	p.ok("create", "--bundle", p.sleeps, id)
-	p.ok("start", id)
-	p.ok("kill", id, "KILL")
-	p.ok("delete", "--force", id)
+	p.OK("create", "--bundle", p.sleeps, id)
+	p.OK("start", id)
+	p.OK("kill", id, "KILL")
+	p.OK("delete", "--force", id)
 }
 
 // listing is every name below the storage and in the directories for temporary files.
@@ -251,12 +158,4 @@ func (p *place) clean(what string) bool {
 		p.t.Errorf("%s: left behind:\n%s", what, strings.Join(left, "\n"))
 	}
 	return len(left) == 0
-}
-
-// took measures a command that runs undisturbed.
-func (p *place) took(args ...string) time.Duration {
-	p.t.Helper()
-	start := time.Now()
-	p.ok(args...)
-	return time.Since(start)
 }

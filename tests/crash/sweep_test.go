@@ -64,9 +64,9 @@ func (p *place) sweep(points, steps int) {
 			return []string{"create", "--bundle", p.sleeps, "--pid-file", pidFile, id}
 		}},
 		{name: "delete", before: func(i int) {
-			p.ok("create", "--bundle", p.sleeps, "--pid-file", pidFile, id)
+			p.OK("create", "--bundle", p.sleeps, "--pid-file", pidFile, id)
 			if i%4 < 2 {
-				p.ok("start", id)
+				p.OK("start", id)
 			}
 		}, args: func(i int) []string {
 			if i%4 < 2 {
@@ -81,18 +81,18 @@ func (p *place) sweep(points, steps int) {
 			if c.before != nil {
 				c.before(0)
 			}
-			took := p.took(c.args(0)...)
+			took := p.Took(c.args(0)...)
 			if c.duration == 0 || took < c.duration {
 				c.duration = took
 			}
-			p.ok("delete", "--force", id)
+			p.OK("delete", "--force", id)
 		}
 		if c.before != nil {
 			c.before(0)
 		}
-		calls, _ := step.Before(p.t, step.Never, false, p.starter(c.args(0)...))
+		calls, _ := step.Before(p.t, step.Never, false, p.Starter(c.args(0)...))
 		c.stride = max(1, len(calls)/steps)
-		p.ok("delete", "--force", id)
+		p.OK("delete", "--force", id)
 	}
 	p.base, p.files = p.rt.Snapshot(), p.listing() // with the pid file, which is the caller's
 	if !p.clean("not killed") {
@@ -110,9 +110,9 @@ func (p *place) sweep(points, steps int) {
 				c.before(i)
 			}
 			what := p.kill(c, i, points)
-			if code := p.run("delete", "--force", id); code != 0 {
-				p.t.Errorf("%s: delete --force: exit code %d: %s", what, code, p.said())
-				p.run("delete", "--force", id)
+			if code := p.Run("delete", "--force", id); code != 0 {
+				p.t.Errorf("%s: delete --force: exit code %d: %s", what, code, p.Said())
+				p.Run("delete", "--force", id)
 				failures++
 			}
 			if !p.clean(what) {
@@ -144,7 +144,7 @@ func (p *place) kill(c *command, i, points int) string {
 	}
 	if !c.stepped {
 		n := 1 + c.steps*c.stride
-		calls, hit := step.Before(p.t, n, tree, p.starter(c.args(i)...))
+		calls, hit := step.Before(p.t, n, tree, p.Starter(c.args(i)...))
 		if hit {
 			c.steps++
 			c.misses = 0
@@ -161,7 +161,7 @@ func (p *place) kill(c *command, i, points int) string {
 	c.times++
 	_, part := math.Modf(float64(c.times) * math.Phi)
 	after := time.Duration(part * float64(c.duration))
-	if !step.After(p.t, after, tree, p.starter(c.args(i)...)).Signaled() {
+	if !step.After(p.t, after, tree, p.Starter(c.args(i)...)).Signaled() {
 		if c.late++; c.late > 3*points {
 			p.t.Fatalf("%s: %d kills came too late; it takes %v no more", c.name, c.late, c.duration)
 		}

@@ -15,45 +15,45 @@ func TestKilledImage(t *testing.T) {
 	drivers(t, func(t *testing.T, p *place) {
 		p.withPool()
 		one, two := p.tree("one"), p.tree("two, which is longer")
-		p.ok("image", "import", "base", one)
-		p.t.Cleanup(func() { p.ok("image", "rm", "base") })
-		p.ok("run", "--image", "base", "warm-up", "true") // directories that stay
+		p.OK("image", "import", "base", one)
+		p.t.Cleanup(func() { p.OK("image", "rm", "base") })
+		p.OK("run", "--image", "base", "warm-up", "true") // directories that stay
 		p.sweep(verb{
 			name: "tag", args: []string{"image", "tag", "base", "x"},
-			undo:  func(p *place) { p.ok("image", "rm", "x") },
+			undo:  func(p *place) { p.OK("image", "rm", "x") },
 			holds: func(p *place, what string, done bool) { p.version(what, "x", "one", done) },
 		})
 		p.sweep(verb{
 			name: "import", args: []string{"image", "import", "x", two},
-			undo:  func(p *place) { p.ok("image", "rm", "x") },
+			undo:  func(p *place) { p.OK("image", "rm", "x") },
 			holds: func(p *place, what string, done bool) { p.version(what, "x", "two, which is longer", done) },
 		})
 		p.sweep(verb{
 			name: "import over another", args: []string{"image", "import", "x", two},
 			before: func(p *place) {
 				if !p.has("x") {
-					p.ok("image", "import", "x", one)
+					p.OK("image", "import", "x", one)
 				}
 			},
-			undo: func(p *place) { p.ok("image", "import", "x", one) },
+			undo: func(p *place) { p.OK("image", "import", "x", one) },
 			holds: func(p *place, what string, done bool) {
 				p.version(what, "x", map[bool]string{false: "one", true: "two, which is longer"}[done], true)
 			},
 		})
 		if p.has("x") {
-			p.ok("image", "rm", "x")
+			p.OK("image", "rm", "x")
 		}
 		p.sweep(verb{
 			name: "image rm", args: []string{"image", "rm", "x"}, over: "no such image",
 			before: func(p *place) {
 				if !p.has("x") {
-					p.ok("image", "import", "x", two)
+					p.OK("image", "import", "x", two)
 				}
 			},
 			holds: func(p *place, what string, done bool) { p.version(what, "x", "two, which is longer", !done) },
 		})
 		if p.has("x") {
-			p.ok("image", "rm", "x")
+			p.OK("image", "rm", "x")
 		}
 		p.sweep(verb{
 			name: "run", runs: true, args: []string{"run", "--image", "base", "killed", "cat", "/version"},
@@ -66,21 +66,21 @@ func TestKilledImage(t *testing.T) {
 func TestKilledCommit(t *testing.T) {
 	drivers(t, func(t *testing.T, p *place) {
 		p.withPool()
-		p.ok("image", "import", "base", p.tree("one"))
-		p.ok("run", "--detach", "--image", "base", "works", "sleep", "100000")
+		p.OK("image", "import", "base", p.tree("one"))
+		p.OK("run", "--detach", "--image", "base", "works", "sleep", "100000")
 		p.t.Cleanup(func() {
-			p.ok("delete", "--force", "works")
-			p.ok("image", "rm", "base")
+			p.OK("delete", "--force", "works")
+			p.OK("image", "rm", "base")
 		})
-		p.ok("exec", "works", "sh", "-c", "echo changed > /version")
+		p.OK("exec", "works", "sh", "-c", "echo changed > /version")
 		p.sweep(verb{
 			name: "commit", args: []string{"image", "commit", "works", "x"},
 			next: [][]string{{"gc"}, {"image", "commit", "works", "x"}, {"exec", "works", "true"}},
-			undo: func(p *place) { p.ok("image", "rm", "x") },
+			undo: func(p *place) { p.OK("image", "rm", "x") },
 			holds: func(p *place, what string, done bool) {
 				p.version(what, "x", "changed", done)
-				if code := p.run("exec", "works", "sh", "-c", "echo changed > /version; cat /version"); code != 0 || p.said() != "changed" {
-					p.t.Errorf("%s: in the container: exit code %d: %s", what, code, p.said())
+				if code := p.Run("exec", "works", "sh", "-c", "echo changed > /version; cat /version"); code != 0 || p.Said() != "changed" {
+					p.t.Errorf("%s: in the container: exit code %d: %s", what, code, p.Said())
 				}
 			},
 		})
@@ -92,9 +92,9 @@ func TestKilledCommit(t *testing.T) {
 			before: func(p *place) { _ = os.Remove(file) },
 			holds: func(p *place, what string, _ bool) { // whole, or not there
 				if _, err := os.Stat(file); err == nil {
-					p.ok("image", "import", "exported", "oci-archive:"+file)
+					p.OK("image", "import", "exported", "oci-archive:"+file)
 					p.version(what, "exported", "one", true)
-					p.ok("image", "rm", "exported")
+					p.OK("image", "rm", "exported")
 				}
 			},
 		})
@@ -106,13 +106,13 @@ func TestKilledGC(t *testing.T) {
 	drivers(t, func(t *testing.T, p *place) {
 		p.withPool()
 		one, two := p.tree("one"), p.tree("two")
-		p.ok("image", "import", "base", one)
-		p.t.Cleanup(func() { p.ok("image", "rm", "base") })
-		p.ok("run", "--image", "base", "warm-up", "true")
+		p.OK("image", "import", "base", one)
+		p.t.Cleanup(func() { p.OK("image", "rm", "base") })
+		p.OK("run", "--image", "base", "warm-up", "true")
 		clean := p.look()
-		imports := p.took("image", "import", "x", two)
-		p.ok("image", "rm", "x")
-		runs := p.took("run", "--image", "base", "half", "true")
+		imports := p.Took("image", "import", "x", two)
+		p.OK("image", "rm", "x")
+		runs := p.Took("run", "--image", "base", "half", "true")
 		p.sweep(verb{
 			name: "gc", args: []string{"gc"}, ends: true,
 			before: func(p *place) {
@@ -120,11 +120,11 @@ func TestKilledGC(t *testing.T) {
 				for part := math.Phi; p.look().diff(clean) == ""; part += math.Phi {
 					_, f := math.Modf(part)
 					after := func(d time.Duration) time.Duration { return time.Duration(f * float64(d)) }
-					step.After(p.t, after(imports), false, p.starter("image", "import", "x", two))
-					step.After(p.t, after(imports)/2, false, p.starter("image", "import", "x", two))
-					step.After(p.t, after(runs), true, p.starter("run", "--image", "base", "half", "true"))
+					step.After(p.t, after(imports), false, p.Starter("image", "import", "x", two))
+					step.After(p.t, after(imports)/2, false, p.Starter("image", "import", "x", two))
+					step.After(p.t, after(runs), true, p.Starter("run", "--image", "base", "half", "true"))
 					if p.has("x") {
-						p.ok("image", "rm", "x")
+						p.OK("image", "rm", "x")
 					}
 				}
 				p.ended()
@@ -144,33 +144,33 @@ func TestKilledPool(t *testing.T) {
 		if p.control == nil {
 			t.Skip("native only: overlay has no pool")
 		}
-		p.ok(poolCreate...)
-		p.ok("pool", "destroy") // the lock's file stays
+		p.OK(poolCreate...)
+		p.OK("pool", "destroy") // the lock's file stays
 		p.sweep(verb{
 			name: "pool create", args: poolCreate, over: "exists",
-			undo: func(p *place) { p.ok("pool", "destroy") },
+			undo: func(p *place) { p.OK("pool", "destroy") },
 		})
 		p.sweep(verb{
 			name: "pool destroy", args: []string{"pool", "destroy"}, over: "no pool",
 			before: func(p *place) {
 				if p.pool() == "" {
-					p.ok(poolCreate...)
+					p.OK(poolCreate...)
 				}
 			},
 		})
 		if p.pool() == "" {
-			p.ok(poolCreate...)
+			p.OK(poolCreate...)
 		}
 		one := p.tree("one")
-		p.ok("image", "import", "base", one)
-		p.ok("run", "--image", "base", "warm-up", "true")
+		p.OK("image", "import", "base", one)
+		p.OK("run", "--image", "base", "warm-up", "true")
 		p.sweep(verb{
 			name: "activation", args: []string{"gc"}, ends: true,
 			before: func(p *place) { p.deactivate() },
 			next:   [][]string{{"gc"}, {"run", "--image", "base", "next", "true"}},
 		})
-		p.ok("image", "rm", "base")
-		p.ok("pool", "destroy")
+		p.OK("image", "rm", "base")
+		p.OK("pool", "destroy")
 	})
 }
 
@@ -184,18 +184,18 @@ func TestKilledUpkeep(t *testing.T) {
 		one, two := p.tree("one"), p.tree("two")
 		remake := func(p *place) {
 			if p.pool() != "" {
-				p.ok("pool", "destroy", "--force")
+				p.OK("pool", "destroy", "--force")
 			}
-			p.ok(poolCreate...)
-			p.ok("image", "import", "x", one)
+			p.OK(poolCreate...)
+			p.OK("image", "import", "x", one)
 		}
 		holds := func(p *place, what string, _ bool) { p.version(what, "x", "one", true) }
 		remake(p)
 		p.t.Cleanup(func() {
-			p.ok("image", "rm", "x")
-			p.ok("pool", "destroy")
+			p.OK("image", "rm", "x")
+			p.OK("pool", "destroy")
 		})
-		p.ok("run", "--image", "x", "warm-up", "true")
+		p.OK("run", "--image", "x", "warm-up", "true")
 		p.sweep(verb{
 			name: "pool grow", args: []string{"pool", "grow", "--data-size", "640M", "--metadata-size", "32M"},
 			half: []string{"pool", "grow", "--metadata-size", "32M"}, // metadata comes first, with a record of its own
@@ -206,8 +206,8 @@ func TestKilledUpkeep(t *testing.T) {
 		p.sweep(verb{
 			name: "pool trim", args: []string{"pool", "trim"}, ends: true, holds: holds,
 			before: func(p *place) { // something that can be given back
-				p.ok("image", "import", "y", two)
-				p.ok("image", "rm", "y")
+				p.OK("image", "import", "y", two)
+				p.OK("image", "rm", "y")
 			},
 		})
 	})
@@ -242,7 +242,7 @@ func (p *place) version(what, name, want string, there bool) {
 	if !there {
 		return
 	}
-	if code := p.run("run", "--image", name, "looks", "cat", "/version"); code != 0 || p.said() != want {
-		p.t.Errorf("%s: run --image %s: exit code %d, it has version %q, want %q", what, name, code, p.said(), want)
+	if code := p.Run("run", "--image", name, "looks", "cat", "/version"); code != 0 || p.Said() != want {
+		p.t.Errorf("%s: run --image %s: exit code %d, it has version %q, want %q", what, name, code, p.Said(), want)
 	}
 }

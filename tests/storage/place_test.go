@@ -5,12 +5,8 @@
 package storage
 
 import (
-	"bytes"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,21 +14,20 @@ import (
 	"thinrun/rootfs/storage/devmapper/devnode"
 	"thinrun/rootfs/storage/devmapper/dm"
 	"thinrun/tests/box"
-	"thinrun/tests/crash/step"
 	"thinrun/tests/testbundle"
-
-	"golang.org/x/sys/unix"
 )
+
+// patience is for hangs only: a busy machine may take many times as long as ours.
+const patience = 5 * time.Minute
 
 // place is a storage directory with its state directory.
 type place struct {
+	*testbundle.Caller
 	t       *testing.T
 	rt      *testbundle.Runtime
 	driver  string
 	control *dm.Control // nil: overlay
 	work    string      // a directory for what commands read and write
-	outputs string      // a directory for
-	out     *os.File    // what commands print
 }
 
 // drivers calls f for overlay and for devmapper. Overlay is the same on each kernel, and
@@ -54,9 +49,9 @@ func drivers(t *testing.T, f func(t *testing.T, p *place)) {
 
 func newPlace(t *testing.T, driver string) *place {
 	t.Helper()
-	p := &place{t: t, rt: testbundle.NewRuntime(t), driver: driver, work: t.TempDir(), outputs: t.TempDir()}
+	p := &place{t: t, rt: testbundle.NewRuntime(t), driver: driver, work: t.TempDir()}
 	p.rt.Globals = []string{"--storage-driver", driver}
-	p.out = p.output()
+	p.Caller = p.rt.Caller()
 	if driver == "devmapper" {
 		nodes := new(devnode.Nodes)
 		var err error
@@ -71,14 +66,6 @@ func newPlace(t *testing.T, driver string) *place {
 	return p
 }
 
-func (p *place) output() *os.File {
-	p.t.Helper()
-	f, err := os.CreateTemp(p.outputs, "output")
-	check(p.t, err)
-	p.t.Cleanup(func() { f.Close() })
-	return f
-}
-
 func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -90,8 +77,8 @@ func check(t testing.TB, err error) {
 func (p *place) withPool() *place {
 	p.t.Helper()
 	if p.driver == "devmapper" {
-		p.ok(poolCreate...)
-		p.t.Cleanup(func() { p.ok("pool", "destroy", "--force") })
+		p.OK(poolCreate...)
+		p.t.Cleanup(func() { p.OK("pool", "destroy", "--force") })
 	}
 	return p
 }
@@ -115,83 +102,4 @@ func (p *place) tree(version string) string {
 	}
 	check(p.t, os.WriteFile(filepath.Join(dir, "version"), []byte(version+"\n"), 0o644))
 	return dir
-}
-
-// command is one that is not started.
-func (p *place) command(args ...string) *exec.Cmd {
-	all := append([]string{"--root", p.rt.Root, "--storage", p.rt.Storage}, p.rt.Globals...)
-	cmd := exec.Command(p.rt.Binary, append(all, args...)...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
-	return cmd
-}
-
-// start starts a command. Unlike testbundle's it uses one file for all output, since
-// there are thousands.
-func (p *place) start(attr *syscall.SysProcAttr, args ...string) *os.Process {
-	p.t.Helper()
-	check(p.t, p.out.Truncate(0))
-	_, err := p.out.Seek(0, 0)
-	check(p.t, err)
-	null, err := os.Open("/dev/null")
-	check(p.t, err)
-	defer null.Close()
-	cmd := p.command(args...)
-	proc, err := os.StartProcess(cmd.Path, cmd.Args, &os.ProcAttr{
-		Env: cmd.Env, Files: []*os.File{null, p.out, p.out}, Sys: attr,
-	})
-	check(p.t, err)
-	return proc
-}
-
-// starter is start for later.
-func (p *place) starter(args ...string) step.Start {
-	return func(attr *syscall.SysProcAttr) *os.Process { return p.start(attr, args...) }
-}
-
-// said is what the last command printed.
-func (p *place) said() string {
-	b, _ := os.ReadFile(p.out.Name())
-	return string(bytes.TrimSpace(b))
-}
-
-// patience is for hangs only: a busy machine may take many times as long as ours.
-const patience = 5 * time.Minute
-
-// run runs a command to its end.
-func (p *place) run(args ...string) (code int) {
-	p.t.Helper()
-	proc := p.start(nil, args...)
-	hang := time.AfterFunc(patience, func() {
-		p.t.Errorf("thinrun %q hangs", args)
-		proc.Signal(unix.SIGQUIT) // Go prints its stacks
-		time.AfterFunc(5*time.Second, func() { proc.Kill() })
-	})
-	defer hang.Stop()
-	state, err := proc.Wait()
-	check(p.t, err)
-	return state.ExitCode()
-}
-
-func (p *place) ok(args ...string) string {
-	p.t.Helper()
-	if code := p.run(args...); code != 0 {
-		p.t.Fatalf("thinrun %q: exit code %d: %s", args, code, p.said())
-	}
-	return p.said()
-}
-
-// took measures a command that runs undisturbed.
-func (p *place) took(args ...string) time.Duration {
-	p.t.Helper()
-	start := time.Now()
-	p.ok(args...)
-	return time.Since(start)
-}
-
-// oneLine: an error is a line.
-func (p *place) oneLine(code int, args []string) {
-	p.t.Helper()
-	if text := p.said(); code != 1 || text == "" || strings.Contains(text, "\n") || strings.Contains(text, "BUG") {
-		p.t.Errorf("thinrun %q: exit code %d, and not one line: %.5000s", args, code, text)
-	}
 }

@@ -62,15 +62,15 @@ func TestStorm(t *testing.T) {
 		for name := range names {
 			last.look(name)
 		}
-		p.ok("gc")
+		p.OK("gc")
 		p.settled(before)
-		p.ok("gc") // now that the programs of killed runs have ended
+		p.OK("gc") // now that the programs of killed runs have ended
 		for name := range names {
 			if p.has(names[name]) {
-				p.ok("image", "rm", names[name])
+				p.OK("image", "rm", names[name])
 			}
 		}
-		p.ok("gc")
+		p.OK("gc")
 		if d := p.settled(before).diff(before); d != "" {
 			t.Errorf("left behind:\n%s", d)
 		}
@@ -119,9 +119,9 @@ func (p *place) storm() *storm {
 		s.source = append(s.source, source{"pull", h.push("storm", fmt.Sprint(version), base, fileLayer(p.t, "body", body), fileLayer(p.t, "version", word))})
 	}
 	// Directories that stay, made once.
-	p.ok("image", "import", names[0], p.tree("warm-up"))
-	s.pace = 4 * p.took("run", "--image", names[0], "warm-up", "true") // they are eight
-	p.ok("image", "rm", names[0])
+	p.OK("image", "import", names[0], p.tree("warm-up"))
+	s.pace = 4 * p.Took("run", "--image", names[0], "warm-up", "true") // they are eight
+	p.OK("image", "rm", names[0])
 	return s
 }
 
@@ -166,7 +166,7 @@ type worker struct {
 // fork is the same place for another goroutine.
 func (p *place) fork() *place {
 	q := *p
-	q.out = p.output()
+	q.Caller = p.Fork(p.t)
 	return &q
 }
 
@@ -186,7 +186,7 @@ type judge func(code int, said string) (outcome string, effects []effect)
 // do runs a command and writes down when it was under way.
 func (w *worker) do(args []string, judge judge) *operation {
 	o := w.begin(args)
-	code := w.place.run(args...)
+	code := w.place.Run(args...)
 	w.end(o, code, judge)
 	return o
 }
@@ -199,7 +199,7 @@ func (w *worker) begin(args []string) *operation {
 }
 
 func (w *worker) end(o *operation, code int, judge judge) {
-	said := w.place.said()
+	said := w.place.Said()
 	o.outcome, o.effects = judge(code, said)
 	if o.effects == nil {
 		w.t.Errorf("process %d: thinrun %s: exit code %d: %.1000s", w.number, o.what, code, said)
@@ -221,13 +221,13 @@ func (w *worker) doOrDie(args []string, e effect, judge judge) {
 	}
 	o := w.begin(args)
 	after := time.Duration(w.random.Int64N(int64(w.pace)))
-	status := step.After(w.t, after, w.random.IntN(2) == 0, w.place.starter(args...))
+	status := step.After(w.t, after, w.random.IntN(2) == 0, w.place.Starter(args...))
 	if status.Signaled() {
 		judge = func(int, string) (string, []effect) { return "killed", perhaps(e) }
 	}
 	w.end(o, status.ExitStatus(), judge)
 	if status.Signaled() { // a container of it may yet say something
-		w.place.out = w.place.output()
+		w.place.Afresh()
 	}
 }
 
@@ -327,23 +327,23 @@ func (w *worker) commit(base, name int) {
 		return
 	}
 	p := w.place
-	if code := p.run("exec", id, "sh", "-c", show); code != 0 {
-		w.t.Errorf("exec %s: exit code %d: %s", id, code, p.said())
+	if code := p.Run("exec", id, "sh", "-c", show); code != 0 {
+		w.t.Errorf("exec %s: exit code %d: %s", id, code, p.Said())
 	}
-	version := w.saw(id, p.said())
+	version := w.saw(id, p.Said())
 	w.mu.Lock()
 	run.effects = []effect{reads(base, version)}
 	body := w.bodies[version]
 	w.mu.Unlock()
 	changed := w.version(body)
 	word := fmt.Sprintf("version %d", changed)
-	p.ok("exec", id, "sh", "-c", "echo "+word+" > /version")
+	p.OK("exec", id, "sh", "-c", "echo "+word+" > /version")
 	w.doOrDie([]string{"image", "commit", id, names[name]}, writes(name, changed), w.writing(name, changed))
-	p.ok("exec", id, "cat", "/version") // it goes on
-	if p.said() != word {
-		w.t.Errorf("after a commit container %s says %q, want %q", id, p.said(), word)
+	p.OK("exec", id, "cat", "/version") // it goes on
+	if p.Said() != word {
+		w.t.Errorf("after a commit container %s says %q, want %q", id, p.Said(), word)
 	}
-	p.ok("delete", "--force", id)
+	p.OK("delete", "--force", id)
 }
 
 func (w *worker) remove(name int) {

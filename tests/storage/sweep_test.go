@@ -63,7 +63,7 @@ func (p *place) sweep(v verb) {
 	p.t.Helper()
 	p.t.Run(strings.ReplaceAll(v.name, " ", "-"), func(t *testing.T) {
 		q := *p
-		q.t = t
+		q.t, q.Caller = t, p.Fork(t)
 		q.kills(v, points())
 	})
 }
@@ -83,26 +83,26 @@ func (p *place) kills(v verb, points int) {
 	// long it takes, and what it calls.
 	v.before(p)
 	before := p.look()
-	duration := p.took(v.args...)
+	duration := p.Took(v.args...)
 	after := p.settled(before)
 	var halfway view
 	if v.half != nil {
 		v.undo(p)
 		v.before(p)
-		p.ok(v.half...)
+		p.OK(v.half...)
 		halfway = p.settled(before)
 	}
 	for range 2 {
 		v.undo(p)
 		v.before(p)
-		duration = min(duration, p.took(v.args...))
+		duration = min(duration, p.Took(v.args...))
 	}
 	v.undo(p)
 	v.before(p)
 	if d := p.settled(before).diff(before); d != "" && !v.ends {
 		p.t.Fatalf("%s, not killed and undone:\n%s", v.name, d)
 	}
-	calls, _ := step.Before(p.t, step.Never, false, p.starter(v.args...))
+	calls, _ := step.Before(p.t, step.Never, false, p.Starter(v.args...))
 	if d := p.settled(after).diff(after); d != "" {
 		p.t.Fatalf("%s, traced:\n%s", v.name, d)
 	}
@@ -117,8 +117,8 @@ func (p *place) kills(v verb, points int) {
 		}
 		var what string
 		if i < len(at) {
-			made, hit := step.Before(p.t, at[i], tree, p.starter(v.args...))
-			what = fmt.Sprintf("%s traced and not killed (it said %q)", v.name, p.said())
+			made, hit := step.Before(p.t, at[i], tree, p.Starter(v.args...))
+			what = fmt.Sprintf("%s traced and not killed (it said %q)", v.name, p.Said())
 			if hit {
 				steps++
 				what = fmt.Sprintf("%s, %s killed before call %d of %d (%v)", v.name, victim, at[i], len(calls), made[at[i]-1])
@@ -130,36 +130,36 @@ func (p *place) kills(v verb, points int) {
 			_, part := math.Modf(float64(times) * math.Phi)
 			d := time.Duration(part * float64(duration))
 			what = fmt.Sprintf("%s, %s killed after %v", v.name, victim, d)
-			if !step.After(p.t, d, tree, p.starter(v.args...)).Signaled() {
+			if !step.After(p.t, d, tree, p.Starter(v.args...)).Signaled() {
 				late++
 			}
 		}
 		if v.runs {
 			p.ended()
-			p.out = p.output() // what it has said meanwhile is not the next command's
+			p.Afresh() // what it has said meanwhile is not the next command's
 		}
 		args := next[i%len(next)]
 		repeated := slices.Equal(args, v.args)
-		code := p.run(args...)
-		over := code != 0 && repeated && v.over != "" && strings.Contains(p.said(), v.over)
+		code := p.Run(args...)
+		over := code != 0 && repeated && v.over != "" && strings.Contains(p.Said(), v.over)
 		if over {
-			p.oneLine(code, args)
+			p.OneLine(code, args)
 		}
 		if code != 0 && !over {
-			p.t.Errorf("%s, then %q: exit code %d: %s", what, args, code, p.said())
+			p.t.Errorf("%s, then %q: exit code %d: %s", what, args, code, p.Said())
 		}
 		if list := asleep(); len(list) > 0 {
 			p.t.Errorf("%s, then %q: %s", what, args, strings.Join(list, ", "))
 		}
 		if args[0] == "exec" { // which collects nothing
-			p.ok("gc")
+			p.OK("gc")
 		}
 		got := p.settled(before, after)
 		if repeated && len(got.minus(after)) > 0 {
 			// What a killed one has finished and not yet named is for gc.
 			again++
 			p.spare(what, got, after, over, v.reuses)
-			p.ok("gc")
+			p.OK("gc")
 			got = p.settled(after)
 		}
 		undone, done := got.diff(before), got.diff(after)

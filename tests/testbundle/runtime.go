@@ -139,13 +139,22 @@ func (r Result) String() string {
 // machine may take many times as long as ours for anything.
 const patience = 5 * time.Minute
 
+// Argv is a command line.
+func (r *Runtime) Argv(args ...string) []string {
+	return slices.Concat([]string{r.Binary, "--root", r.Root, "--storage", r.Storage}, r.Globals, args)
+}
+
+func (r *Runtime) environ() []string {
+	return append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}, r.Env...)
+}
+
 // Command is a thinrun command line, not started. Its output goes to files, because a
 // container keeps what it was born with: with a pipe, create would seem not to end.
 func (r *Runtime) Command(args ...string) *exec.Cmd {
 	r.t.Helper()
-	all := append([]string{"--root", r.Root, "--storage", r.Storage}, r.Globals...)
-	cmd := exec.Command(r.Binary, append(all, args...)...)
-	cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}, r.Env...)
+	argv := r.Argv(args...)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = r.environ()
 	cmd.Stdout, cmd.Stderr = r.file(), r.file()
 	return cmd
 }
