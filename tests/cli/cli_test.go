@@ -42,7 +42,7 @@ func (th *thinrun) run(args ...string) testbundle.Result {
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	hang := time.AfterFunc(time.Minute, func() { cmd.Process.Signal(unix.SIGQUIT) })
+	hang := time.AfterFunc(5*time.Minute, func() { cmd.Process.Signal(unix.SIGQUIT) })
 	defer hang.Stop()
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		th.t.Fatal(err)
