@@ -5,6 +5,7 @@
 package libcontainer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -141,7 +142,7 @@ func (rt *Runtime) poststop(rec *state.Record) {
 		dir = "/"
 	}
 	for _, h := range rec.Poststop {
-		if err := hooks.Run("poststop", []hooks.Hook{hooks.Hook(h)}, st, dir); err != nil {
+		if err := hooks.Run(context.Background(), "poststop", []hooks.Hook{hooks.Hook(h)}, st, dir); err != nil {
 			rt.Warn(err.Error())
 		}
 	}

@@ -1,6 +1,7 @@
 package libcontainer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -49,7 +50,7 @@ type CreateOptions struct {
 // Create makes the container and leaves its init waiting for start.
 func (rt *Runtime) Create(id string, opt CreateOptions) error {
 	opt.detach = true
-	created, err := rt.create(id, opt)
+	created, err := rt.create(context.Background(), id, opt)
 	if err != nil {
 		return err
 	}
@@ -127,8 +128,9 @@ func (rt *Runtime) plan(id string, opt CreateOptions, host cgroup.Host) (*bundle
 }
 
 // create is the story: claim, record, cgroup, child, root, conversation, commit.
-// Whatever fails after the claim is given back by the teardown that delete uses.
-func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) {
+// Whatever fails after the claim is given back by the teardown that delete uses. The end
+// of ctx makes it fail: whoever it waits for then is killed.
+func (rt *Runtime) create(ctx context.Context, id string, opt CreateOptions) (_ *created, err error) {
 	host, err := cgroup.Detect()
 	if err != nil {
 		return nil, err
@@ -212,11 +214,12 @@ func (rt *Runtime) create(id string, opt CreateOptions) (_ *created, err error) 
 			reap(child)
 		}
 	}()
+	defer context.AfterFunc(ctx, func() { kill(child) })()
 	if rec.Init, err = state.Of(child.PID); err != nil {
 		return nil, errors.Join(child.Failure(), err)
 	}
 	// Our binary boots in the child while we make its root.
-	if err := rt.converse(talk, child, c, rec, p, opt); err != nil {
+	if err := rt.converse(ctx, talk, child, c, rec, p, opt); err != nil {
 		return nil, whyEnded(child, err)
 	}
 	// Killed before the commit, we take init along, and gc knows it by this phase; after it
@@ -311,7 +314,7 @@ var initEnv = []string{InitMark + "=1", "GOMAXPROCS=1", "GOGC=off"}
 const InitMark = "_THINRUN_INIT"
 
 // converse gives init its root and its plan and answers it until it is ready.
-func (rt *Runtime) converse(talk conn, child *nsenter.Child, c *state.Container, rec *state.Record, p *plan.Plan, opt CreateOptions) error {
+func (rt *Runtime) converse(ctx context.Context, talk conn, child *nsenter.Child, c *state.Container, rec *state.Record, p *plan.Plan, opt CreateOptions) error {
 	files, err := rt.openFiles(c, rec, p, opt.image, child)
 	defer closeAll(files)
 	if err != nil {
@@ -330,10 +333,10 @@ func (rt *Runtime) converse(talk conn, child *nsenter.Child, c *state.Container,
 	}
 	return talk.converse(answers{
 		mounted: func() error {
-			if err := hooks.Run("prestart", p.Prestart, st, rec.Bundle); err != nil {
+			if err := hooks.Run(ctx, "prestart", p.Prestart, st, rec.Bundle); err != nil {
 				return err
 			}
-			return hooks.Run("createRuntime", p.CreateRuntime, st, rec.Bundle)
+			return hooks.Run(ctx, "createRuntime", p.CreateRuntime, st, rec.Bundle)
 		},
 		console: func(master *os.File) error {
 			if opt.ConsoleSocket != "" {
@@ -507,9 +510,13 @@ func newCgroup(p *plan.Plan, host cgroup.Host) (*cgroup.Cgroup, error) {
 	return cgroup.New(p.Cgroup, host)
 }
 
+func kill(child *nsenter.Child) {
+	unix.PidfdSendSignal(int(child.PidFD.Fd()), unix.SIGKILL, nil, 0)
+}
+
 // reap kills and collects a child that did not become a container.
 func reap(child *nsenter.Child) {
-	unix.PidfdSendSignal(int(child.PidFD.Fd()), unix.SIGKILL, nil, 0)
+	kill(child)
 	for {
 		if _, err := unix.Wait4(child.PID, nil, 0, nil); err != unix.EINTR {
 			break

@@ -1,6 +1,7 @@
 package libcontainer
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -208,7 +209,7 @@ func (s *initStage) createContainer() error {
 	if unix.Access(dir, unix.X_OK) != nil {
 		dir = ""
 	}
-	return hooks.Run("createContainer", s.CreateContainer, s.HookState, dir)
+	return hooks.Run(context.Background(), "createContainer", s.CreateContainer, s.HookState, dir)
 }
 
 func (s *initStage) pivot() error { return s.root.Pivot() }
@@ -382,7 +383,7 @@ func (s *initStage) startContainer() error {
 		return err
 	}
 	// The working directory is process.cwd by now.
-	return hooks.Run("startContainer", s.StartContainer, data, "")
+	return hooks.Run(context.Background(), "startContainer", s.StartContainer, data, "")
 }
 
 func (s *initStage) closeFDs() error {

@@ -1,7 +1,9 @@
 package libcontainer
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 
 	"thinrun/libcontainer/bundle"
@@ -39,15 +41,17 @@ func (rt *Runtime) Run(id string, opt RunOptions) (code int, err error) {
 	defer fg.Close()
 	opt.console = fg.console
 	opt.detach, opt.ephemeral = opt.Detach, !opt.Detach && !opt.Keep
-	c, err := rt.create(id, opt.CreateOptions)
+	ctx, begun := fg.untilTold()
+	c, err := rt.create(ctx, id, opt.CreateOptions)
 	release() // its record names the layer now, or it is gone
 	if err != nil {
-		return 0, err
+		return 0, told(ctx, err)
 	}
 	defer c.Close()
-	if err := rt.startCreated(c); err != nil {
-		return 0, errors.Join(err, rt.teardown(c.state, c.rec))
+	if err := rt.startCreated(ctx, c); err != nil {
+		return 0, told(ctx, errors.Join(err, rt.teardown(c.state, c.rec)))
 	}
+	begun()
 	if opt.Detach {
 		return 0, nil
 	}
@@ -94,11 +98,20 @@ func (rt *Runtime) deleteOurs(rec *state.Record) error {
 }
 
 // startCreated opens the gate of a container whose lock we hold.
-func (rt *Runtime) startCreated(c *created) error {
+func (rt *Runtime) startCreated(ctx context.Context, c *created) error {
+	defer context.AfterFunc(ctx, func() { kill(c.init) })()
 	if err := openGate(c.state, c.rec); err != nil {
 		return err
 	}
-	return rt.poststart(c.state, c.rec)
+	return rt.poststart(ctx, c.state, c.rec)
+}
+
+// told says that err is what comes of a signal.
+func told(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	}
+	return err
 }
 
 // foreground is a run or exec that waits for its program: terminal, signals, exit code.
@@ -108,13 +121,22 @@ type foreground struct {
 }
 
 // newForeground catches signals from now on: one that comes while the container is made
-// reaches its program when there is one.
+// reaches its program when there is one, if it does not end the making.
 func newForeground(detached bool) *foreground {
 	fg := new(foreground)
 	if !detached {
 		fg.signals = process.CatchSignals()
 	}
 	return fg
+}
+
+// untilTold ends when a signal asks us to end while there is no program yet that it could
+// be passed on to: a hook, or an agent, may keep us for minutes. begun: there is one.
+func (fg *foreground) untilTold() (ctx context.Context, begun func()) {
+	if fg.signals == nil { // detached: then it ends us
+		return context.Background(), func() {}
+	}
+	return fg.signals.Told()
 }
 
 // console takes the master of the program's terminal.

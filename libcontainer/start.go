@@ -2,6 +2,7 @@ package libcontainer
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -51,7 +52,7 @@ func (rt *Runtime) Start(id string) error {
 	if err := openGate(c, rec); err != nil {
 		return errors.Join(err, initEnd(rec))
 	}
-	return rt.poststart(c, rec)
+	return rt.poststart(context.Background(), c, rec)
 }
 
 // initEnd waits for an init that has said why it cannot go on: who hears of it may
@@ -114,7 +115,7 @@ const aboutToExec = 0
 
 // poststart runs the hooks that need the program running. Since runtime-spec 1.3 a
 // failing one fails start, and the container is killed.
-func (rt *Runtime) poststart(c *state.Container, rec *state.Record) error {
+func (rt *Runtime) poststart(ctx context.Context, c *state.Container, rec *state.Record) error {
 	if !rec.HasPoststart {
 		return nil
 	}
@@ -126,7 +127,7 @@ func (rt *Runtime) poststart(c *state.Container, rec *state.Record) error {
 	if err != nil {
 		return err
 	}
-	if err := hooks.Run("poststart", plan.Hooks(b.Spec.Hooks.Poststart), st, rec.Bundle); err != nil {
+	if err := hooks.Run(ctx, "poststart", plan.Hooks(b.Spec.Hooks.Poststart), st, rec.Bundle); err != nil {
 		return errors.Join(err, killAll(rec, deadlineNow(), func(cg *cgroup.Cgroup, _ time.Time) error { return cg.Kill() }))
 	}
 	return nil

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -21,20 +22,20 @@ const outputKept = 3 << 10
 
 // Run runs the hooks of one kind (createRuntime, ...) in order, with state on their
 // standard input and dir as their working directory; "" is ours. The first that
-// fails, or does not end in time, stops it.
+// fails, or does not end in time or before ctx, stops it.
 //
 // A hook's environment is what it names and nothing else (CVE-2025-23266 took another
 // one's), and its program is a path: nothing is looked up.
-func Run(kind string, list []Hook, state []byte, dir string) error {
+func Run(ctx context.Context, kind string, list []Hook, state []byte, dir string) error {
 	for i := range list {
-		if err := run(&list[i], state, dir); err != nil {
+		if err := run(ctx, &list[i], state, dir); err != nil {
 			return fmt.Errorf("%s hook %d (%s): %w", kind, i, list[i].Path, err)
 		}
 	}
 	return nil
 }
 
-func run(h *Hook, state []byte, dir string) error {
+func run(ctx context.Context, h *Hook, state []byte, dir string) error {
 	if !filepath.IsAbs(h.Path) {
 		return errors.New("the path is not absolute")
 	}
@@ -75,8 +76,18 @@ func run(h *Hook, state []byte, dir string) error {
 	defer unix.Close(pidfd)
 	theirs.Close()
 
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		close(killed)
+	})
+	defer func() {
+		if !stop() {
+			<-killed // before the descriptor's number is another's
+		}
+	}()
 	said, ended, err := watch(pidfd, int(output.Fd()), deadline)
-	if !ended {
+	if !ended || ctx.Err() != nil {
 		_ = unix.Kill(-pid, unix.SIGKILL)
 	}
 	status, waitErr := reap(pid)

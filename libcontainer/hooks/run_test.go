@@ -38,7 +38,7 @@ func TestHookGetsStateDirArgsAndOnlyItsEnvironment(t *testing.T) {
 	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
 	h := script(t, `{ cat; echo; pwd; echo "$0|$1"; /usr/bin/env | /usr/bin/sort; } > `+out)
 	state := []byte(`{"id":"web"}`)
-	if err := Run("createRuntime", []Hook{{Path: h, Args: []string{"zero", "one"}, Env: []string{"A=b c"}}}, state, dir); err != nil {
+	if err := Run(t.Context(), "createRuntime", []Hook{{Path: h, Args: []string{"zero", "one"}, Env: []string{"A=b c"}}}, state, dir); err != nil {
 		t.Fatal(err)
 	}
 	// sh replaces $0 by the script's path; PWD, OLDPWD and _ are the shell's own.
@@ -58,7 +58,7 @@ func TestHookWithoutEnvironmentHasNone(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	// No shell: it would set variables of its own.
 	h := Hook{Path: "/bin/cp", Args: []string{"anything", "/proc/self/environ", out}}
-	if err := Run("prestart", []Hook{h}, nil, ""); err != nil {
+	if err := Run(t.Context(), "prestart", []Hook{h}, nil, ""); err != nil {
 		t.Fatal(err)
 	}
 	if got := text(t, out); got != "" {
@@ -69,7 +69,7 @@ func TestHookWithoutEnvironmentHasNone(t *testing.T) {
 func TestArgs0IsTheHooksChoice(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	h := Hook{Path: "/bin/cp", Args: []string{"other-name", "/proc/self/cmdline", out}}
-	if err := Run("prestart", []Hook{h}, nil, ""); err != nil {
+	if err := Run(t.Context(), "prestart", []Hook{h}, nil, ""); err != nil {
 		t.Fatal(err)
 	}
 	if got := text(t, out); !strings.HasPrefix(got, "other-name\x00") {
@@ -83,7 +83,7 @@ func TestHooksRunInOrderUntilOneFails(t *testing.T) {
 		return Hook{Path: script(t, "echo "+word+" >> "+out+"; "+then)}
 	}
 	bad := say("two", "echo it is broken; echo badly >&2; exit 7")
-	err := Run("poststart", []Hook{say("one", ""), bad, say("three", "")}, nil, "/")
+	err := Run(t.Context(), "poststart", []Hook{say("one", ""), bad, say("three", "")}, nil, "/")
 	want := "poststart hook 1 (" + bad.Path + "): exit status 7: it is broken badly"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
@@ -105,7 +105,7 @@ func TestHookThatCannotRun(t *testing.T) {
 		{"only a name", "true", "not absolute"},
 		{"killed by itself", script(t, "kill -SEGV $$"), "killed by signal 11"},
 	} {
-		err := Run("prestart", []Hook{{Path: test.path, Env: []string{"PATH=/bin:/usr/bin"}}}, nil, "")
+		err := Run(t.Context(), "prestart", []Hook{{Path: test.path, Env: []string{"PATH=/bin:/usr/bin"}}}, nil, "")
 		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.HasPrefix(err.Error(), "prestart hook 0 ("+test.path+"): ") {
 			t.Errorf("%s: got %v, want %q", test.name, err, test.want)
 		}
@@ -116,7 +116,7 @@ func TestHangingHookIsKilledWithItsChildren(t *testing.T) {
 	pids := filepath.Join(t.TempDir(), "pids")
 	h := Hook{Path: script(t, "echo $$ > "+pids+"; /bin/sleep 1000 & echo $! >> "+pids+"; echo waiting; wait"), Timeout: 1}
 	start := time.Now()
-	err := Run("createContainer", []Hook{h}, nil, "")
+	err := Run(t.Context(), "createContainer", []Hook{h}, nil, "")
 	if err == nil || !strings.Contains(err.Error(), "did not end within 1s: waiting") {
 		t.Errorf("got %v", err)
 	}
@@ -145,7 +145,7 @@ func TestDaemonOfAHookDoesNotHoldUs(t *testing.T) {
 	for _, exit := range []string{"0", "3"} {
 		h := Hook{Path: script(t, "/bin/sleep 1000 & echo $! > "+pidFile+"; echo said; exit "+exit), Timeout: 60}
 		start := time.Now()
-		err := Run("poststart", []Hook{h}, nil, "")
+		err := Run(t.Context(), "poststart", []Hook{h}, nil, "")
 		if time.Since(start) > 30*time.Second {
 			t.Error("waited for the daemon")
 		}
@@ -161,19 +161,19 @@ func TestDaemonOfAHookDoesNotHoldUs(t *testing.T) {
 
 func TestHookIgnoringABigState(t *testing.T) {
 	state := bytes.Repeat([]byte("x"), 1<<20)
-	if err := Run("prestart", []Hook{{Path: "/bin/true"}, {Path: script(t, `[ "$(/usr/bin/wc -c)" -eq 1048576 ]`)}}, state, ""); err != nil {
+	if err := Run(t.Context(), "prestart", []Hook{{Path: "/bin/true"}, {Path: script(t, `[ "$(/usr/bin/wc -c)" -eq 1048576 ]`)}}, state, ""); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestTalkativeHook(t *testing.T) {
 	quiet := Hook{Path: script(t, "/usr/bin/head -c 3000000 /dev/zero | /usr/bin/tr '\\0' x; exit 1")}
-	err := Run("prestart", []Hook{quiet}, nil, "")
+	err := Run(t.Context(), "prestart", []Hook{quiet}, nil, "")
 	if err == nil || len(err.Error()) > 4096 || !strings.Contains(err.Error(), "exit status 1: xxx") {
 		t.Errorf("%.200v", err)
 	}
 	endless := Hook{Path: script(t, "exec /usr/bin/yes"), Timeout: 1}
-	err = Run("prestart", []Hook{endless}, nil, "")
+	err = Run(t.Context(), "prestart", []Hook{endless}, nil, "")
 	if err == nil || len(err.Error()) > 4096 || !strings.Contains(err.Error(), "did not end within 1s: y y") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("%.200v", err)
 	}
@@ -181,7 +181,7 @@ func TestTalkativeHook(t *testing.T) {
 
 func TestNoHookIsLeftAsAZombie(t *testing.T) {
 	for _, h := range []Hook{{Path: "/bin/true"}, {Path: "/bin/false"}, {Path: script(t, "/bin/sleep 1000"), Timeout: 1}} {
-		_ = Run("prestart", []Hook{h}, nil, "")
+		_ = Run(t.Context(), "prestart", []Hook{h}, nil, "")
 		if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != unix.ECHILD {
 			t.Errorf("%s: a child is left: %d, %v", h.Path, pid, err)
 		}
@@ -198,7 +198,7 @@ func TestNoDescriptorIsLeft(t *testing.T) {
 	}
 	before := count()
 	for range 5 {
-		_ = Run("prestart", []Hook{{Path: "/bin/true"}, {Path: "/nope"}}, nil, "")
+		_ = Run(t.Context(), "prestart", []Hook{{Path: "/bin/true"}, {Path: "/nope"}}, nil, "")
 	}
 	if after := count(); after != before {
 		t.Errorf("%d descriptors before, %d after", before, after)
@@ -208,7 +208,7 @@ func TestNoDescriptorIsLeft(t *testing.T) {
 // A hook must not go on making things when the delete of its container is done.
 func TestHookDiesWithUs(t *testing.T) {
 	if dir := os.Getenv("HOOK_OF_THE_DOOMED"); dir != "" {
-		t.Log(Run("createRuntime", []Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo $$ > " + dir + "/pid; exec sleep 100000"}}}, nil, dir))
+		t.Log(Run(t.Context(), "createRuntime", []Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo $$ > " + dir + "/pid; exec sleep 100000"}}}, nil, dir))
 		return
 	}
 	dir := t.TempDir()

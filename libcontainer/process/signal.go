@@ -1,6 +1,8 @@
 package process
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -13,12 +15,18 @@ type Signals struct {
 	caught chan os.Signal
 	quit   chan struct{}
 	done   chan struct{} // nil before Forward
+	ending []os.Signal   // those that ask us to end
 }
 
 // CatchSignals holds on to signals from now on, so that none gets lost between the
 // start of the process and Forward.
 func CatchSignals() *Signals {
 	s := &Signals{caught: make(chan os.Signal, 128), quit: make(chan struct{})}
+	for _, sig := range [...]os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM} {
+		if !signal.Ignored(sig) { // under nohup(1), or behind a script's &
+			s.ending = append(s.ending, sig)
+		}
+	}
 	var list []os.Signal
 	for sig := syscall.Signal(1); sig <= 64; sig++ {
 		switch sig {
@@ -32,6 +40,23 @@ func CatchSignals() *Signals {
 	}
 	signal.Notify(s.caught, list...)
 	return s
+}
+
+// Told is a context that ends, with the signal's name as its cause, when we are asked to
+// end; until forget.
+func (s *Signals) Told() (ctx context.Context, forget func()) {
+	ctx, end := context.WithCancelCause(context.Background())
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, s.ending...)
+	go func() {
+		if sig, ok := <-asked; ok {
+			end(fmt.Errorf("ended by %s", unix.SignalName(sig.(syscall.Signal))))
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(asked)
+		close(asked)
+	}
 }
 
 // Forward passes the signals to process, a pidfd, until Stop. A new window size goes to

@@ -9,6 +9,7 @@ import (
 	"thinrun/tests/testbundle"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // kinds are the hooks in the order in which they run.
@@ -120,6 +121,27 @@ func TestFailingHook(t *testing.T) {
 		if kind != "poststop" && kind != "poststart" {
 			// run does the same with all of them at once
 			rt.Fails(1, []string{"run", "--bundle", b.Path(), rt.ID()}, kind, "because of "+kind)
+		}
+	}
+}
+
+// ^C while a hook hangs ends a foreground run at once, and not at the hook's deadline.
+func TestSignalWhileAHookRuns(t *testing.T) {
+	rt := newRuntime(t)
+	for _, kind := range kinds[:5] {
+		dir := t.TempDir()
+		check(t, unix.Mkfifo(dir+"/fifo", 0o600))
+		b := hooksIn(testbundle.New(t).Args("sleep", "100000"), `[ $0 != `+kind+` ] || { echo > `+dir+`/fifo; sleep 100000; }`).Bind(dir, dir)
+		b.Spec.Root.Readonly = false
+		cmd := rt.Command("run", "--bundle", b.Path(), rt.ID())
+		rt.Start(cmd)
+		read(t, dir+"/fifo") // until the hook is at work
+		check(t, cmd.Process.Signal(unix.SIGINT))
+		if got := rt.Wait(cmd); got.Code != 1 || !strings.Contains(got.Stderr, "ended by SIGINT") {
+			t.Errorf("%s: %v", kind, got)
+		}
+		if left := rt.Left(rt.Before()); len(left) > 0 {
+			t.Errorf("%s left %q", kind, left)
 		}
 	}
 }
