@@ -38,7 +38,7 @@ func transferCommands() []*cli.Command {
 			Name:        "export",
 			Usage:       "write an image as an OCI archive",
 			ArgsUsage:   "NAME [FILE]",
-			Description: "The archive goes to FILE, or to standard output. skopeo and podman take it as oci-archive:FILE.\nEach layer is written anew, so imported again the image shares none with its original; exports of the\nsame image are the same, and share all.\n\nExample: thinrun image export debian debian.oci.tar",
+			Description: "The archive goes to FILE, or to standard output. skopeo and podman take it as oci-archive:FILE.\nEach layer is written anew, the same each time: what is imported from the archive shares its layers with\nother imports of exports of the image, and not with the image as it was pulled.\n\nExample: thinrun image export debian debian.oci.tar",
 			Action:      exportImage,
 		},
 	}
