@@ -299,8 +299,7 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// What containerd, dockerd and CRI-O look at (CONTRACTS.md 2.4). They take stderr for
-// output too.
+// What containerd, dockerd and CRI-O look at. They take stderr for output too.
 func TestFeatures(t *testing.T) {
 	th := newThinrun(t)
 	var f struct {

@@ -1,7 +1,7 @@
 // Package crash kills the runtime where it hurts, runs much of it at once, feeds it
-// nonsense and fills its disks, and looks for what is left. "Nothing is left" is the
-// promise of DESIGN.md 4: after one delete --force that answers 0 there is no cgroup,
-// process, mount, device, thin id, file or claimed id of the container.
+// nonsense and fills its disks, and looks for what is left. "Nothing is left" means:
+// after one delete --force that answers 0 there is no cgroup, process, mount, device, thin
+// id, file or claimed id of the container.
 package crash
 
 import (

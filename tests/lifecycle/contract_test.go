@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Contracts 1 and 2: the pid file is the bare number, there when create returns, and
+// The pid file is the bare number, there when create returns, and
 // names a child that is left to the caller.
 func TestPidFile(t *testing.T) {
 	rt := newRuntime(t)
@@ -54,7 +54,7 @@ func TestPidFile(t *testing.T) {
 	end(c)
 }
 
-// Contract 5: Podman calls with an empty environment.
+// Podman calls with an empty environment.
 func TestEmptyEnvironment(t *testing.T) {
 	rt := newRuntime(t)
 	id := rt.ID()
@@ -70,7 +70,7 @@ func TestEmptyEnvironment(t *testing.T) {
 	}
 }
 
-// Contract 6: the streams of create are the container's, nobody else keeps them, and
+// The streams of create are the container's, nobody else keeps them, and
 // their end is the end of the container.
 func TestStreamsAreInherited(t *testing.T) {
 	rt := newRuntime(t)
@@ -97,7 +97,7 @@ func TestStreamsAreInherited(t *testing.T) {
 	rt.OK("delete", p.id)
 }
 
-// Contract 7: the console socket.
+// The console socket.
 func TestConsoleSocket(t *testing.T) {
 	rt := newRuntime(t)
 	recv := newReceiver(t)
@@ -133,7 +133,7 @@ func TestConsoleSocket(t *testing.T) {
 	rt.Fails(1, []string{"state", "x"}, "does not exist")
 }
 
-// Contract 9: exit codes of the foreground.
+// Exit codes of the foreground.
 func TestExitCodes(t *testing.T) {
 	rt := newRuntime(t)
 	for _, code := range []int{0, 1, 7, 255} {
@@ -180,7 +180,7 @@ func TestForegroundForwardsSignals(t *testing.T) {
 	}
 }
 
-// Contract 10: a cgroup that somebody lives in, or that is frozen, is not ours.
+// A cgroup that somebody lives in, or that is frozen, is not ours.
 func TestForeignCgroupIsRefused(t *testing.T) {
 	rt := newRuntime(t)
 	path := "/" + filepath.Base(rt.ID()) + "-cgroup"
@@ -229,7 +229,7 @@ func TestForeignCgroupIsRefused(t *testing.T) {
 	rt.Fails(1, []string{"state", "third"}, "does not exist")
 }
 
-// Contract 11: in the foreground with a terminal.
+// In the foreground with a terminal.
 func TestForegroundTerminal(t *testing.T) {
 	rt := newRuntime(t)
 	master, slave := pty(t, 33, 101)
@@ -278,7 +278,7 @@ func TestTerminalWithoutTerminal(t *testing.T) {
 	}
 }
 
-// Contract 12: buildkit reads memory.events after run --keep.
+// Buildkit reads memory.events after run --keep.
 func TestRunKeep(t *testing.T) {
 	rt := newRuntime(t)
 	id := rt.ID()
@@ -324,7 +324,7 @@ func TestRunDetached(t *testing.T) {
 	rt.Fails(1, []string{"state", "x"}, "does not exist")
 }
 
-// Contract 14: shims mount the root at <bundle>/rootfs and unmount it themselves.
+// Shims mount the root at <bundle>/rootfs and unmount it themselves.
 func TestCallersMountStays(t *testing.T) {
 	rt := newRuntime(t)
 	b := testbundle.New(t).Shell("cat /marker; echo new > /written").Writable()

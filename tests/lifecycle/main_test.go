@@ -1,5 +1,5 @@
 // Package lifecycle tests the real binary as root: every verb from every status, the
-// contracts with those who call a runtime (CONTRACTS.md 2.2), and bad input.
+// contracts with those who call a runtime, and bad input.
 package lifecycle
 
 import (

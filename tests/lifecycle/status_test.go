@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The words in quotes are what shims look for (CONTRACTS.md 2.3).
+// The words in quotes are what shims look for.
 
 func TestVerbsOnAbsent(t *testing.T) {
 	rt := newRuntime(t)
