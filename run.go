@@ -16,10 +16,13 @@ func runCommand() *cli.Command {
 		ArgsUsage: "ID [COMMAND...]",
 		Description: "With --image and no --bundle the config is made from the options below, and COMMAND is the program; what\n" +
 			"of it begins with a dash comes after --, as in: run --image app job1 -- --verbose\n\n" +
+			"The exit code is the program's, or 128 and the signal that ended it. It is 1, with a line on standard error, where\n" +
+			"the program could not be run.\n\n" +
 			"Example: thinrun run --image debian --memory 256M job1 make test",
 		Flags: append(append(createFlags(),
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "return once the program runs"},
 			&cli.BoolFlag{Name: "keep", Usage: "leave the container's state and cgroup when its program has ended"},
+			&cli.BoolFlag{Name: "rm", Usage: "nothing: without --detach and --keep a container is always deleted at its end"},
 			&cli.BoolFlag{Name: "no-subreaper", Usage: "do not adopt the container's orphans"},
 		), imageFlags()...),
 		Action: func(c *cli.Context) error {
@@ -29,6 +32,9 @@ func runCommand() *cli.Command {
 			opt := libcontainer.RunOptions{
 				CreateOptions: createOptions(c),
 				Detach:        c.Bool("detach"), Keep: c.Bool("keep"), NoSubreaper: c.Bool("no-subreaper"),
+			}
+			if c.Bool("rm") && (opt.Detach || opt.Keep) {
+				return errors.New("--rm: a container that is left to itself or kept is there until delete; leave --rm out")
 			}
 			args := c.Args().Tail()
 			if opt.Image != "" && opt.Bundle == "" {
@@ -62,7 +68,7 @@ func imageFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give the program a terminal"},
 		&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "nothing: standard input is always passed on"},
 		&cli.StringFlag{Name: "hostname", Usage: "`NAME`; the id by default"},
-		&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "limit, such as 512M"},
+		&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "limit, such as 512M; swap is not limited by it"},
 		&cli.StringFlag{Name: "memory-swap", Usage: "limit of memory and swap together; -1 for none"},
 		&cli.Float64Flag{Name: "cpus", Usage: "limit, such as 1.5"},
 		&cli.Int64Flag{Name: "pids-limit", Usage: "at most `N` processes"},

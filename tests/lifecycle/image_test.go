@@ -63,6 +63,7 @@ func TestRunImage(t *testing.T) {
 		want   string
 	}{
 		{"root", nil, "cat /etc/marker; echo new > /etc/marker; cat /etc/marker; echo $$", "of the image\nnew\n1\n"},
+		{"Docker's --rm", []string{"--rm"}, "echo x", "x\n"},
 		{"again", nil, "cat /etc/marker", "of the image\n"},
 		{"env", []string{"-e", "A=b,c", "-e", "C=d"}, "echo $A $C", "b,c d\n"},
 		{"user", []string{"-u", "1000:1000"}, "id -u; id -g; id -G; echo $HOME", "1000\n1000\n1000\n/home/user\n"},
@@ -141,6 +142,7 @@ func TestRunImage(t *testing.T) {
 		{[]string{"--user", "user:staff"}, `group "staff": the container's /etc/group: there is no such group`},
 		{[]string{"--user", "4294967296"}, `"4294967296"`},
 		{[]string{"--privileged"}, "--privileged"},
+		{[]string{"--rm", "--detach"}, "--rm"},
 		{[]string{"--security-opt", "label=disable"}, "label=disable"},
 		{[]string{"--stop-signal", "SIGNOT"}, "SIGNOT"},
 		{[]string{"--env-file", "/nonexistent"}, "/nonexistent"},
