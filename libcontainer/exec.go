@@ -195,17 +195,17 @@ func (rt *Runtime) execStart(rec *state.Record, p *plan.Plan, opt ExecOptions, c
 	if err != nil {
 		return nil, whyEnded(child, err)
 	}
-	if err := announce(child, CreateOptions{PidFile: opt.PidFile, PidfdSocket: opt.PidfdSocket}); err != nil {
+	announced := CreateOptions{PidFile: opt.PidFile, PidfdSocket: opt.PidfdSocket}
+	if err := announce(child, announced); err != nil {
 		return nil, err
 	}
-	if err := talk.tell(msgCommit); err != nil {
-		return nil, whyEnded(child, err)
+	if err = talk.tell(msgCommit); err == nil {
+		err = executed(talk)
+	} else {
+		err = whyEnded(child, err)
 	}
-	if err := executed(talk); err != nil {
-		if opt.PidFile != "" {
-			os.Remove(opt.PidFile)
-		}
-		return nil, err
+	if err != nil {
+		return nil, errors.Join(err, unannounce(announced))
 	}
 	return child, nil
 }
