@@ -45,6 +45,10 @@ func runProgram(prog []instruction, kind, access, major, minor uint32) bool {
 			reg[dst] = mem[in.off]
 		case andImm:
 			reg[dst] &= uint32(in.imm)
+		case xorImm:
+			reg[dst] ^= uint32(in.imm)
+		case orReg:
+			reg[dst] |= reg[src]
 		case shiftImm:
 			reg[dst] >>= uint32(in.imm)
 		case moveImm:
@@ -110,6 +114,24 @@ func TestDeviceProgramIsTheRules(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Each create waits for the kernel's verifier, and the verifier for each branch.
+func TestDeviceProgramBranchesOncePerRule(t *testing.T) {
+	rules := []*Rule{rule('a', -1, -1, "rwm", false), rule('c', 1, 3, "rwm", true), rule('b', 8, -1, "rwm", true), rule('c', -1, 7, "rwm", false)}
+	list, err := deviceRules(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, in := range deviceProgram(list) {
+		if in.code == jumpNotEqual || in.code == jumpEqual {
+			n++
+		}
+	}
+	if n != len(rules) {
+		t.Errorf("%d branches for %d rules", n, len(rules))
 	}
 }
 
