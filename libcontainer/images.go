@@ -65,9 +65,7 @@ func (rt *Runtime) Images(briefly bool) ([]ListedImage, error) {
 	}
 	var exclusive map[string]uint64
 	if !briefly {
-		if exclusive, err = rt.exclusive(storageDir, images); err != nil {
-			rt.Warn("how much each image takes for itself is not known: " + err.Error())
-		}
+		exclusive = rt.exclusive(storageDir, images, images)
 	}
 	list := []ListedImage{}
 	for _, img := range images {
@@ -80,16 +78,17 @@ func (rt *Runtime) Images(briefly bool) ([]ListedImage, error) {
 	return list, bad
 }
 
-// exclusive asks each driver once. A layer that a second image names is nobody's alone.
-func (rt *Runtime) exclusive(storageDir string, images []image.Image) (map[string]uint64, error) {
+// exclusive asks each driver once, about some of all images. A layer that a second image
+// names is nobody's alone.
+func (rt *Runtime) exclusive(storageDir string, all, some []image.Image) map[string]uint64 {
 	named := map[string]int{}
-	for _, img := range images {
+	for _, img := range all {
 		for _, id := range img.Layers {
 			named[id]++
 		}
 	}
 	groups := map[string]map[string][]string{} // driver, image
-	for _, img := range images {
+	for _, img := range some {
 		own := slices.DeleteFunc(slices.Clone(img.Layers), func(id string) bool { return named[id] > 1 })
 		if groups[img.Driver] == nil {
 			groups[img.Driver] = map[string][]string{}
@@ -97,7 +96,6 @@ func (rt *Runtime) exclusive(storageDir string, images []image.Image) (map[strin
 		groups[img.Driver][img.Name] = own
 	}
 	sums := map[string]uint64{}
-	var errs []error
 	for name, group := range groups {
 		d, err := rt.driver(name, storageDir)
 		if err == nil {
@@ -106,10 +104,10 @@ func (rt *Runtime) exclusive(storageDir string, images []image.Image) (map[strin
 			maps.Copy(sums, part)
 		}
 		if err != nil {
-			errs = append(errs, err)
+			rt.Warn("how much an image takes for itself is not known: " + err.Error())
 		}
 	}
-	return sums, errors.Join(errs...)
+	return sums
 }
 
 // InspectedImage is all that is known of an image.
@@ -130,23 +128,20 @@ type InspectedLayer struct {
 
 // InspectImage tells all about an image.
 func (rt *Runtime) InspectImage(name string) (*InspectedImage, error) {
-	full, err := image.ParseName(name)
-	if err != nil {
-		return nil, err
-	}
 	storageDir, err := rt.storageDir()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := image.Open(storageDir).Get(name); err != nil { // its own words
+	store := image.Open(storageDir)
+	found, err := store.Get(name)
+	if err != nil {
 		return nil, err
 	}
-	list, bad := rt.Images(false) // of others' damage image list tells
-	at := slices.IndexFunc(list, func(l ListedImage) bool { return l.Name == full })
-	if at < 0 {
-		return nil, bad
+	all, _ := store.List() // of others' damage image list tells
+	img := &InspectedImage{ListedImage: ListedImage{Image: *found}, OCI: found.OCI}
+	if n, known := rt.exclusive(storageDir, all, []image.Image{*found})[found.Name]; known {
+		img.Exclusive = &n
 	}
-	img := &InspectedImage{ListedImage: list[at], OCI: list[at].OCI}
 	for i, id := range img.Image.Layers {
 		l := InspectedLayer{ID: id}
 		if i < len(img.Chains) {

@@ -488,6 +488,18 @@ func TestOwnerOfAnEarlierBoot(t *testing.T) {
 	}
 }
 
+// A layer that is removed while all are measured does not hide how large the others are.
+func TestExclusiveOfARemovedLayer(t *testing.T) {
+	d := Driver{Storage: scratch(t)}
+	kept, removed := sealed(t, d), sealed(t, d)
+	must(t, os.WriteFile(filepath.Join(d.path("layers", kept, "fs"), "file"), make([]byte, 8192), 0o644))
+	must(t, d.RemoveLayer(removed))
+	got, err := d.Exclusive(map[string][]string{"kept": {kept}, "removed": {removed}})
+	if err != nil || got["kept"] < 8192 || got["removed"] != 0 {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
 // A storage that was never used: nothing to find, nothing made.
 func TestEmptyStorage(t *testing.T) {
 	d := Driver{Storage: filepath.Join(t.TempDir(), "absent")}

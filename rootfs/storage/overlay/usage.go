@@ -52,7 +52,7 @@ func (d Driver) Exclusive(groups map[string][]string) (map[string]uint64, error)
 				return nil, fmt.Errorf("layer %q: %w: an overlay layer's id has 32 hex digits", id, ErrNoLayer)
 			}
 			if _, known := size[id]; !known {
-				if size[id], err = blocks(d.path("layers", id, "fs")); err != nil {
+				if size[id], err = blocks(d.path("layers", id, "fs")); err != nil && !errors.Is(err, unix.ENOENT) { // removed meanwhile
 					return nil, err
 				}
 			}
