@@ -130,6 +130,9 @@ func (s *Store) get(name string, decode func(data []byte, name string) (*Image, 
 		return nil, err
 	}
 	img, err := decode(data, full)
+	if errors.Is(err, errDamaged) {
+		err = fmt.Errorf("%w (delete its containers, remove this file, and gc takes its layers)", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(s.dir, fileName(full)), err)
 	}

@@ -217,8 +217,9 @@ func TestDamagedRecord(t *testing.T) {
 			must(t, err)
 			path := filepath.Join(s.dir, "bad:1.json")
 			must(t, os.WriteFile(path, []byte(data), 0o600))
-			if _, err := s.Get("bad:1"); err == nil || !strings.Contains(err.Error(), path) {
-				t.Errorf("%v; want an error that names %s", err, path)
+			_, err = s.Get("bad:1")
+			if err == nil || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "remove this file") == (name == "newer") {
+				t.Errorf("%v; want an error that names %s and says what to do", err, path)
 			}
 			list, err := s.List()
 			if err == nil || !strings.Contains(err.Error(), path) || len(list) != 1 || list[0].Name != img.Name {

@@ -70,8 +70,7 @@ func fromDocker(ctx context.Context, in files, ref string, opt Options) (*image.
 				opt.progress(Progress{Layer: i, Digest: diffIDs[i], Bytes: have, Total: size})
 				return n, err
 			})
-			title := fmt.Sprintf("layer %d of %d (%s)", i+1, len(diffIDs), printable(name))
-			return rawLayer{name: title, r: counted, ctx: ctx, close: r.Close}.open(), nil
+			return rawLayer{name: printable(name), r: counted, ctx: ctx, close: r.Close}.open(), nil
 		}})
 	}
 	return src, nil

@@ -5,9 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -54,7 +56,11 @@ func (r *repository) explain(err error) error {
 	if reg.Scheme() == "https" && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
 		return fmt.Errorf("%s: %w (--tls-verify=false takes it nevertheless)", r.at(err), bare(err))
 	}
-	return fmt.Errorf("%s: %w", r.at(err), bare(err))
+	why := bare(err)
+	if why == io.EOF {
+		why = errors.New("hung up without an answer")
+	}
+	return fmt.Errorf("%s: %w", r.at(err), why)
 }
 
 // explainLogin also names the registry where the library's own words about a challenge or
@@ -80,9 +86,23 @@ func (r *repository) explainStatus(status *transport.Error) error {
 		}
 		return fmt.Errorf("%s says %s to the credentials from %s%s", who, why, r.login.from, perhaps)
 	case http.StatusNotFound:
-		return fmt.Errorf("%s says %s: no such image or tag", who, why)
+		return fmt.Errorf("%s says %s: %s", who, why, missing(status.Request))
 	}
 	return fmt.Errorf("%s says %s", who, why)
+}
+
+// missing is what a 404 is about. A manifest is asked for by name, and names the blobs.
+func missing(req *http.Request) string {
+	if req == nil {
+		return "no such image or tag"
+	}
+	switch path.Base(path.Dir(req.URL.Path)) {
+	case "manifests":
+		return "no such image or tag"
+	case "blobs":
+		return "it lacks a part of the image"
+	}
+	return "perhaps it is no registry"
 }
 
 func said(status *transport.Error) string {

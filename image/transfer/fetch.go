@@ -100,8 +100,7 @@ func (f *fetch) open(ctx context.Context, i int) (io.ReadCloser, error) {
 	context.AfterFunc(f.ctx, cancel)
 	l := &f.layers[i]
 	f.start(i, func() {}) // who did not say what it needs, or is faster than the turns
-	name := fmt.Sprintf("layer %d of %d (%s)", i+1, len(f.layers), f.img.layers[i].Digest)
-	return rawLayer{name: name, r: &pending{f: f, i: i, ctx: ctx}, verified: true, ctx: ctx, cancel: cancel, close: func() error {
+	return rawLayer{name: f.img.layers[i].Digest.String(), r: &pending{f: f, i: i, ctx: ctx}, verified: true, ctx: ctx, cancel: cancel, close: func() error {
 		<-l.ready
 		if l.spool == nil || l.spool.length() < f.img.layers[i].Size {
 			return nil // still being written; close ends it

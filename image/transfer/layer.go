@@ -63,7 +63,7 @@ func checkSum(h hash.Hash, have int64, d v1.Descriptor) error {
 
 // rawLayer is a layer as it lies somewhere.
 type rawLayer struct {
-	name     string // for errors; may be ""
+	name     string // for errors, whose caller knows which layer it is; may be ""
 	r        io.Reader
 	verified bool            // r compares with a digest at its end
 	pipe     bool            // a read of r may block for ever; else cancel ends it

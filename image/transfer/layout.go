@@ -103,13 +103,12 @@ func fromLayout(ctx context.Context, in files, ref string, opt Options) (*image.
 			l := img.layers[i]
 			r, err := layout{in}.blob(ctx, l.Digest)
 			if err != nil {
-				return nil, fmt.Errorf("layer %d of %d: %w", i+1, len(img.layers), err)
+				return nil, fmt.Errorf("%s: %w", l.Digest, err)
 			}
 			seen := func(n int64) {
 				opt.progress(Progress{Layer: i, Digest: l.Digest.String(), Bytes: n, Total: l.Size})
 			}
-			name := fmt.Sprintf("layer %d of %d (%s)", i+1, len(img.layers), l.Digest)
-			return rawLayer{name: name, r: verify(r, l, seen), verified: true, ctx: ctx, close: r.Close}.open(), nil
+			return rawLayer{name: l.Digest.String(), r: verify(r, l, seen), verified: true, ctx: ctx, close: r.Close}.open(), nil
 		}
 	}
 	return src, nil
