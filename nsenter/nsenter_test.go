@@ -442,7 +442,7 @@ func doomedParent(when string) {
 		unix.Read(fds[0], make([]byte, 1)) // it runs our binary
 	}
 	fmt.Println(child.PID)
-	select {}
+	unix.Pause() // select {} would be a deadlock to the Go runtime, and end us
 }
 
 func TestParentsDeathIsTheChilds(t *testing.T) {
