@@ -250,6 +250,8 @@ func TestRegistryFaults(t *testing.T) {
 		}), []string{"sha256 digests only"}},
 		{"bad reference", "img:1:2", nil, []string{"reference"}},
 		{"a reference that climbs", "../../x", nil, []string{"reference"}},
+		{"404 at the door", "img:1", at("/v2/", http.NotFound), []string{"says 404 Not Found: perhaps it is no registry"}},
+		{"no config", "img:1", at("/blobs/", http.NotFound), []string{"says 404 Not Found: it lacks a part of the image"}},
 		{"500 at the door", "img:1", at("/v2/", func(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "<html>\nno", http.StatusInternalServerError)
 		}), []string{"says 500 Internal Server Error"}},

@@ -118,8 +118,8 @@ func TestBadManifests(t *testing.T) {
 		{"size that is not one", func(t *testing.T, f *fixture) []byte {
 			return bytes.Replace(f.body(t), []byte(`"size":`), []byte(`"size":1e300,"s":`), 1)
 		}, []string{"not a manifest"}},
-		{"too small a size", edit(func(m *v1.Manifest) { m.Layers[0].Size-- }), []string{"layer 1 of 2", "longer than"}},
-		{"too large a size", edit(func(m *v1.Manifest) { m.Layers[0].Size++ }), []string{"layer 1 of 2", "bytes in the registry, its descriptor says"}},
+		{"too small a size", edit(func(m *v1.Manifest) { m.Layers[0].Size-- }), []string{"sha256:", "longer than"}},
+		{"too large a size", edit(func(m *v1.Manifest) { m.Layers[0].Size++ }), []string{"sha256:", "bytes in the registry, its descriptor says"}},
 		{"config of another size", edit(func(m *v1.Manifest) { m.Config.Size++ }), []string{"config sha256:", "its descriptor says"}},
 		{"huge config", edit(func(m *v1.Manifest) { m.Config.Size = 1 << 40 }), []string{"larger than 4 MiB"}},
 		{"more layers than diff_ids", edit(func(m *v1.Manifest) { m.Layers = append(m.Layers, m.Layers[0]) }), []string{"2 diff_ids for 3 layers"}},

@@ -243,7 +243,7 @@ func TestTokenEndsInsideAPull(t *testing.T) {
 			opt.Platform, opt.Credentials = "linux/amd64", user+":"+password
 			got, _, err := front.pull(t, "img:1", opt)
 			if revoked {
-				wantError(t, err, "layer ", "the token server of "+front.host()+", says 403 Forbidden to the credentials from --creds")
+				wantError(t, err, "sha256:", "the token server of "+front.host()+", says 403 Forbidden to the credentials from --creds")
 				return
 			}
 			check(t, err)

@@ -64,13 +64,13 @@ func TestBadImages(t *testing.T) {
 		{"x", source("escape.tar", one(tar.Header{Name: "../\x1b[2J\n", Mode: 0o644})), `archive member "../\\x1b\[2J\\n"`},
 		{"../x", source("good.tar.gz", whole), `image name "../x"`},
 		{"x", t.TempDir() + "/nothing", "no such file"},
-		{"x", layout(func(_, layer string) { check(t, os.Truncate(layer, size(t, layer)/2)) }), `layer 1 of 1 .*: ends after \d+ of \d+ bytes`},
+		{"x", layout(func(_, layer string) { check(t, os.Truncate(layer, size(t, layer)/2)) }), `: sha256:\w{64}: ends after \d+ of \d+ bytes`},
 		{"x", layout(func(_, layer string) {
 			data, err := os.ReadFile(layer)
 			check(t, err)
 			data[len(data)/2] ^= 1
 			check(t, os.WriteFile(layer, data, 0o600))
-		}), "layer 1 of 1 .*: its content has digest sha256:"},
+		}), `: sha256:\w{64}: its content has digest sha256:`},
 		{"x", layout(func(dir, _ string) { check(t, os.Remove(dir+"/oci-layout")) }), "not an OCI layout"},
 		{"x", layout(func(dir, _ string) {
 			check(t, os.WriteFile(dir+"/index.json", []byte(`{"schemaVersion":2,"manifests":[{"mediaType":"x/y","digest":"sha256:../../../../etc/passwd","size":9}]}`), 0o600))
