@@ -18,6 +18,20 @@ import (
 	"thinrun/tests/box"
 )
 
+// A container stands still while it is forked: what others have left waits for a new layer.
+func TestForkDoesNotTidy(t *testing.T) {
+	d := Driver{Storage: scratch(t)}
+	claim, _ := container(t, d, sealed(t, d))
+	half := "del-" + newID()
+	must(t, os.MkdirAll(d.path("layers", half, "fs"), 0o700))
+	fork, err := d.Fork(claim)
+	must(t, err)
+	if left := held(d)(t); !slices.Contains(left, "layers/"+half) {
+		t.Errorf("left %q; want %s with them", left, half)
+	}
+	must(t, fork.Abort())
+}
+
 // The copy of an upper directory has overlayfs's own marks, and each whiteout as a file
 // of its own kind: otherwise what the container removed would be back in the layer.
 func TestForkKeepsMarks(t *testing.T) {

@@ -23,6 +23,7 @@ type layer struct {
 
 // NewLayer starts a layer. Until Commit it is layers/new-ID with a lock on it.
 func (d Driver) NewLayer(parent string) (storage.Layer, error) {
+	_, _ = d.finish(unix.LOCK_EX | unix.LOCK_NB) // the next command tries again
 	return d.newLayer(parent, nil)
 }
 
@@ -37,7 +38,6 @@ func (d Driver) newLayer(parent string, upper *os.File) (_ storage.Layer, err er
 	if err := os.MkdirAll(d.path("layers"), 0o700); err != nil {
 		return nil, err
 	}
-	_, _ = d.finish(unix.LOCK_EX | unix.LOCK_NB) // the next command tries again
 	l := &layer{d: d, id: newID()}
 	if l.dir, err = d.makeLocked("new-"+l.id, chain); err != nil {
 		return nil, err
