@@ -132,8 +132,10 @@ func parseCgroup1Mounts(info string) []mount {
 	return mounts
 }
 
-func read(name string) (string, error) {
-	fd, err := open(name, unix.O_RDONLY)
+func read(name string) (string, error) { return readAt(unix.AT_FDCWD, name) }
+
+func readAt(at int, name string) (string, error) {
+	fd, err := openIn(at, name, unix.O_RDONLY)
 	if err != nil {
 		return "", err
 	}
@@ -143,9 +145,11 @@ func read(name string) (string, error) {
 	return string(data), err
 }
 
-func open(name string, flags int) (int, error) {
+func open(name string, flags int) (int, error) { return openIn(unix.AT_FDCWD, name, flags) }
+
+func openIn(at int, name string, flags int) (int, error) {
 	for {
-		fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0)
+		fd, err := unix.Openat(at, name, flags|unix.O_CLOEXEC, 0)
 		if err != unix.EINTR {
 			return fd, err
 		}
@@ -153,8 +157,10 @@ func open(name string, flags int) (int, error) {
 }
 
 // write writes a control file: one system call, as the kernel wants it.
-func write(name, text string) error {
-	fd, err := open(name, unix.O_WRONLY)
+func write(name, text string) error { return writeAt(unix.AT_FDCWD, name, text) }
+
+func writeAt(at int, name, text string) error {
+	fd, err := openIn(at, name, unix.O_WRONLY)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", name, err)
 	}

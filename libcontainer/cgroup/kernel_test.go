@@ -563,6 +563,51 @@ func TestKillCatchesAForkBomb(t *testing.T) {
 	}
 }
 
+// A container that may make cgroups can hide deeper than a path is long.
+func TestDestroyBelowTheLongestPath(t *testing.T) {
+	h := host(t)
+	c := create(t, h, nil)
+	p := enter(t, c, "echo in; exec sleep 100000")
+	p.expect(t, "in")
+	for _, dir := range c.dirs() {
+		fd, err := open(dir, unix.O_RDONLY|unix.O_DIRECTORY)
+		for depth := 0; depth < 20 && err == nil; depth++ {
+			name := strings.Repeat("deep", 60)
+			var sub int
+			if err = unix.Mkdirat(fd, name, 0o755); err == nil && dir == c.paths["cpuset"] {
+				for _, file := range []string{"cpuset.cpus", "cpuset.mems"} { // a new one takes no process
+					text, _ := readAt(fd, file)
+					err = errors.Join(err, writeAt(fd, name+"/"+file, strings.TrimSpace(text)))
+				}
+			}
+			if err == nil {
+				sub, err = openIn(fd, name, unix.O_RDONLY|unix.O_DIRECTORY)
+			}
+			unix.Close(fd)
+			fd = sub
+		}
+		if err == nil {
+			err = writeAt(fd, "cgroup.procs", fmt.Sprint(p.Process.Pid))
+			unix.Close(fd)
+		}
+		if err != nil {
+			t.Fatal(dir, err)
+		}
+	}
+	if pids, err := c.Procs(); err != nil || !slices.Equal(pids, []int{p.Process.Pid}) {
+		t.Errorf("got %v, %v; want %d", pids, err, p.Process.Pid)
+	}
+	if err := c.Destroy(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.Wait()
+	for _, dir := range c.dirs() {
+		if magic(dir) != 0 {
+			t.Errorf("%s is still there", dir)
+		}
+	}
+}
+
 // The kernel bug that Entry walks around, and the way around it.
 func TestKilledCgroupCanBeUsedAgain(t *testing.T) {
 	h := host(t)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,13 +42,13 @@ func (c *Cgroup) allProcs() ([]int, error) {
 
 func procs(dir string) ([]int, error) {
 	var pids []int
-	err := walk(dir, func(dir string) error {
-		text, err := read(dir + "/cgroup.procs")
+	err := walk(dir, func(at int, name string) error {
+		text, err := readAt(at, name+"/cgroup.procs")
 		if errors.Is(err, unix.EOPNOTSUPP) { // threaded: its domain, above, has the processes
 			return nil
 		}
 		if err := ifThere(err); err != nil {
-			return fmt.Errorf("cgroup: %s/cgroup.procs: %w", dir, err)
+			return fmt.Errorf("cgroup: %s/cgroup.procs: %w", name, err)
 		}
 		for word := range strings.FieldsSeq(text) {
 			if pid, err := strconv.Atoi(word); err == nil && pid > 0 {
@@ -62,26 +61,73 @@ func procs(dir string) ([]int, error) {
 	return slices.Compact(pids), err
 }
 
-// walk calls do for dir and every cgroup below, those below first. Cgroups that go away
-// meanwhile are passed over.
-func walk(dir string, do func(dir string) error) error {
+// walk calls do for dir and every cgroup below, those below first, each by its name in the
+// directory at: a container that may make cgroups makes them deeper than a path can say.
+// Those that go away meanwhile are passed over.
+func walk(dir string, do func(at int, name string) error) error {
 	// Mostly there is none below, and the link count knows without a listing of forty files.
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err == nil && st.Nlink == 2 {
-		return do(dir)
+		return do(unix.AT_FDCWD, dir)
 	}
-	entries, err := os.ReadDir(dir)
+	fd, err := openIn(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err == nil {
+		fd, err = walkBelow(fd, do)
+		unix.Close(fd)
+	}
 	if err := ifThere(err); err != nil {
-		return fmt.Errorf("cgroup: %w", err)
+		return fmt.Errorf("cgroup: %s: %w", dir, err)
 	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := walk(filepath.Join(dir, e.Name()), do); err != nil {
-				return err
+	return do(unix.AT_FDCWD, dir)
+}
+
+// walkBelow is walk without the directory itself. However deep it goes it holds one open:
+// on the way down it gives fd up, and comes back to it by "..", which also leads out of a
+// directory that was removed.
+func walkBelow(fd int, do func(at int, name string) error) (again int, err error) {
+	names, err := below(fd)
+	if err != nil {
+		return fd, err
+	}
+	for _, name := range names {
+		sub, err := openIn(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+		if ifThere(err) != nil {
+			return fd, err
+		}
+		if err == nil {
+			unix.Close(fd)
+			if fd, err = walkBelow(sub, do); err != nil {
+				return fd, err
+			}
+			sub = fd
+			fd, err = openIn(sub, "..", unix.O_RDONLY|unix.O_DIRECTORY)
+			unix.Close(sub)
+			if err != nil {
+				return -1, err
 			}
 		}
+		if err := do(fd, name); err != nil {
+			return fd, err
+		}
 	}
-	return do(dir)
+	return fd, nil
+}
+
+// below are the names of the directories in an open one.
+func below(fd int) (names []string, err error) {
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	dir := os.NewFile(uintptr(own), "cgroup")
+	defer dir.Close()
+	entries, err := dir.ReadDir(-1)
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, ifThere(err)
 }
 
 // Signal sends a signal to every process of the container.
@@ -190,6 +236,10 @@ func (c *Cgroup) holds(pid int) (bool, error) {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
 		return false, nil
 	}
+	if errors.Is(err, unix.ENAMETOOLONG) { // see walk
+		pids, err := c.allProcs()
+		return slices.Contains(pids, pid), err
+	}
 	if err != nil {
 		return false, fmt.Errorf("/proc/%d/cgroup: %w", pid, err)
 	}
@@ -210,8 +260,8 @@ func (c *Cgroup) holds(pid int) (bool, error) {
 func (c *Cgroup) thawAll() {
 	if dir := c.paths["freezer"]; dir != "" {
 		// What is not thawed here shows as a process that does not end: Destroy names it.
-		_ = walk(dir, func(dir string) error {
-			_ = thaw(dir, false)
+		_ = walk(dir, func(at int, name string) error {
+			_ = writeAt(at, name+"/freezer.state", "THAWED")
 			return nil
 		})
 	}
@@ -222,7 +272,7 @@ func (c *Cgroup) thawAll() {
 func (c *Cgroup) Destroy(deadline time.Time) error {
 	var left []string
 	for _, dir := range c.dirs() {
-		if err := rmdir(dir); err != nil {
+		if err := rmdir(unix.AT_FDCWD, dir); err != nil {
 			left = append(left, dir)
 		}
 	}
@@ -261,21 +311,21 @@ func (c *Cgroup) Destroy(deadline time.Time) error {
 func (c *Cgroup) Sweep() error {
 	var errs []error
 	for _, dir := range c.dirs() {
-		if err := rmdir(dir); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+		if err := rmdir(unix.AT_FDCWD, dir); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
 			errs = append(errs, fmt.Errorf("cgroup: %w", err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func rmdir(dir string) error {
+func rmdir(at int, name string) error {
 	for {
-		err := unix.Rmdir(dir)
+		err := unix.Unlinkat(at, name, unix.AT_REMOVEDIR)
 		if err == unix.EINTR {
 			continue
 		}
 		if err := ifThere(err); err != nil {
-			return fmt.Errorf("rmdir %s: %w", dir, err)
+			return fmt.Errorf("rmdir %s: %w", name, err)
 		}
 		return nil
 	}
