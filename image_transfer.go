@@ -18,12 +18,17 @@ import (
 
 func pullImage(c *cli.Context) error {
 	ref, name := c.Args().Get(0), c.Args().Get(1)
-	switch c.NArg() {
-	case 1:
-		name = nameOf(ref)
-	case 2:
-	default:
+	if n := c.NArg(); n != 1 && n != 2 {
 		return errors.New("wants an image's reference, and perhaps a name for it here")
+	}
+	if err := transfer.CheckReference(ref); err != nil {
+		return err
+	}
+	if c.NArg() == 1 {
+		name = nameOf(ref)
+		if _, err := image.ParseName(name); err != nil { // [::1]:5000/debian is a reference
+			return fmt.Errorf("%w, as the second argument", err)
+		}
 	}
 	return interruptible(c, func(ctx context.Context) error {
 		return bring(ctx, c, name, "docker://"+strings.TrimPrefix(ref, "docker://"), transfer.Options{

@@ -52,6 +52,8 @@ func TestPlatformChoice(t *testing.T) {
 		{ref: "multi", platform: "linux/amd64", want: "linux/amd64"},
 		{ref: "multi", platform: "linux/amd64/v3", want: "linux/amd64/v3"},
 		{ref: "multi", platform: "linux/arm64", want: "linux/arm64/v8"},
+		{ref: "multi", platform: "linux/aarch64", want: "linux/arm64/v8"},
+		{ref: "multi", platform: "Linux/x86_64", want: "linux/amd64"},
 		{ref: "multi", platform: "linux/arm/v6", want: "linux/arm/v6"},
 		{ref: "multi", platform: "linux/arm", want: "linux/arm/v7"},
 		{ref: "multi", platform: "linux/riscv64", words: []string{"nothing for linux/riscv64, only for linux/amd64, linux/amd64/v3, linux/arm/v6", "windows/amd64 (see --platform)"}},

@@ -19,9 +19,15 @@ func (o *Options) wanted() (wanted, error) {
 	if o.Platform == "" {
 		return wanted{Platform: v1.Platform{OS: "linux", Architecture: runtime.GOARCH}}, nil
 	}
-	p, err := v1.ParsePlatform(o.Platform)
+	p, err := v1.ParsePlatform(strings.ToLower(o.Platform))
 	if err != nil || p.OS == "" || p.Architecture == "" || p.OSVersion != "" {
 		return wanted{}, fmt.Errorf("--platform %q: want os/arch[/variant], for example linux/arm64", o.Platform)
+	}
+	switch p.Architecture { // as uname -m says it
+	case "x86_64":
+		p.Architecture = "amd64"
+	case "aarch64":
+		p.Architecture = "arm64"
 	}
 	return wanted{*p, true}, nil
 }

@@ -73,9 +73,24 @@ func (r *repository) find(ctx context.Context, ref name.Reference, want wanted) 
 	return img, nil
 }
 
+// CheckReference tells whether Open would know what to ask for.
+func CheckReference(text string) error {
+	_, err := parseReference(strings.TrimPrefix(text, "docker://"), false)
+	return err
+}
+
 // parseReference completes a name as Docker does, and marks where plain http will do.
 func parseReference(text string, insecure bool) (name.Reference, error) {
-	ref, err := name.ParseReference(text, name.WeakValidation)
+	if scheme, _, is := strings.Cut(text, "://"); is {
+		return nil, fmt.Errorf("reference %q: leave out %q; want [HOST[:PORT]/]NAME[:TAG][@DIGEST] (--tls-verify=false allows plain http)", printable(text), printable(scheme)+"://")
+	}
+	var ref name.Reference // ParseReference does not say what is wrong
+	var err error
+	if strings.Contains(text, "@") {
+		ref, err = name.NewDigest(text, name.WeakValidation)
+	} else {
+		ref, err = name.NewTag(text, name.WeakValidation)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reference %q: %s (want [HOST[:PORT]/]NAME[:TAG][@DIGEST], the name in lower case)", printable(text), printable(err.Error()))
 	}

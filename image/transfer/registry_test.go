@@ -601,8 +601,32 @@ func TestCertificateOfNobody(t *testing.T) {
 	wantLayers(t, f, got)
 }
 
+// TestReferences: what Docker takes is taken; of the rest it is said what is wrong.
+func TestReferences(t *testing.T) {
+	digest := "sha256:" + strings.Repeat("0a", 32)
+	for text, want := range map[string]string{
+		"debian": "index.docker.io/library/debian:latest", "docker.io/debian:12": "index.docker.io/library/debian:12", "me/x": "index.docker.io/me/x:latest",
+		"docker://quay.io/a/b": "quay.io/a/b:latest", "localhost/x": "localhost/x:latest", "LocalHost:5000/x": "LocalHost:5000/x:latest",
+		"[::1]:5000/x:1": "[::1]:5000/x:1", "quay.io/a@" + digest: "quay.io/a@" + digest, "quay.io:443/a:1@" + digest: "quay.io:443/a@" + digest,
+	} {
+		check(t, CheckReference(text))
+		ref, err := parseReference(strings.TrimPrefix(text, "docker://"), false)
+		check(t, err)
+		if ref.Name() != want {
+			t.Errorf("%s is %s, want %s", text, ref.Name(), want)
+		}
+	}
+	for text, word := range map[string]string{
+		"": "must be specified", "Debian": "can only contain", "quay.io/Debian": "can only contain", "debian:": "after the colon", "a:b:c": "can only contain", "a:b c": "can only contain",
+		"a@sha256:12": "invalid checksum digest length", "a@" + digest[7:]: "invalid checksum digest format", "a@md5:12": "unsupported digest", "a@b@c": "exactly one '@'",
+		"http://quay.io/a": `leave out "http://"`, "docker://docker://a": `leave out "docker://"`, "quay.io/a/../b": `".." is no part`, "a\x1b[2J": "can only contain",
+	} {
+		wantError(t, oneLine(t, CheckReference(text)), "reference ", word)
+	}
+}
+
 func TestPlainHTTPOnlyToThisMachine(t *testing.T) {
-	for host, want := range map[string]bool{"localhost": true, "127.0.0.1": true, "127.8.9.1": true, "::1": true,
+	for host, want := range map[string]bool{"localhost": true, "LocalHost": true, "127.0.0.1": true, "127.8.9.1": true, "::1": true,
 		"10.0.0.1": false, "192.168.1.1": false, "example.com": false, "localhost.example.com": false, "0.0.0.0": false} {
 		if isLoopback(host) != want {
 			t.Errorf("%s: %v", host, !want)
