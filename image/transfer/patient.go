@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,12 @@ func newPatient(opt Options, reg name.Registry, certs certificates) *patient {
 	t.DisableCompression = true // a digest is of the bytes as they lie there
 	t.MaxIdleConnsPerHost = parallel + 1
 	t.TLSClientConfig = &tls.Config{InsecureSkipVerify: opt.Insecure}
+	t.OnProxyConnectResponse = func(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
+		if resp.StatusCode == http.StatusOK {
+			return nil
+		}
+		return fmt.Errorf("the proxy %s says %s", proxy.Host, printable(resp.Status)) // net/http says "Forbidden"
+	}
 	return &patient{inner: newDoors(t, reg, certs, opt), patience: opt.patience, plain: opt.Insecure}
 }
 

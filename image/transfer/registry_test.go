@@ -15,6 +15,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -622,6 +623,26 @@ func TestReferences(t *testing.T) {
 		"http://quay.io/a": `leave out "http://"`, "docker://docker://a": `leave out "docker://"`, "quay.io/a/../b": `".." is no part`, "a\x1b[2J": "can only contain",
 	} {
 		wantError(t, oneLine(t, CheckReference(text)), "reference ", word)
+	}
+}
+
+// TestProxyThatRefuses is not taken for the registry, and its password is not told.
+func TestProxyThatRefuses(t *testing.T) {
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect || r.Header.Get("Proxy-Authorization") == "" {
+			t.Errorf("%s with %q", r.Method, r.Header)
+		}
+		w.WriteHeader(http.StatusProxyAuthRequired)
+	}))
+	defer proxy.Close()
+	p := newPatient(Options{patience: brisk(t).patience}, name.Registry{}, certificates{})
+	p.inner.plain.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: proxy.Listener.Addr().String(), User: url.UserPassword(user, password)})
+	req, err := http.NewRequest("GET", "https://registry.test/v2/", nil)
+	check(t, err)
+	_, err = p.RoundTrip(req)
+	wantError(t, err, "the proxy "+proxy.Listener.Addr().String()+" says 407 Proxy Authentication Required")
+	if strings.Contains(err.Error(), "ecret") {
+		t.Errorf("the error tells the password: %v", err)
 	}
 }
 
