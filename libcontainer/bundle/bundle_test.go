@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,13 +53,9 @@ func TestLoadRefusesWhatIsNoConfigFile(t *testing.T) {
 		{"space.json", "space.json: is empty"},
 		{"bad.json", "bad.json: process.args: is missing or empty"},
 	} {
-		start := time.Now()
 		_, err := Load(dir, c.file)
 		if err == nil || err.Error() != c.want {
 			t.Errorf("%s: got %v, want %s", c.file, err, c.want)
-		}
-		if d := time.Since(start); d > 10*time.Second {
-			t.Errorf("%s: hung for %v", c.file, d)
 		}
 	}
 	if _, err := Load(dir, "none.json"); !errors.Is(err, os.ErrNotExist) {

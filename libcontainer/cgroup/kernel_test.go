@@ -72,7 +72,7 @@ func create(t *testing.T, h Host, r *Resources) *Cgroup {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := c.Destroy(time.Now().Add(10 * time.Second)); err != nil {
+		if err := c.Destroy(time.Now().Add(5 * time.Minute)); err != nil {
 			t.Errorf("destroy: %v", err)
 		}
 		for _, dir := range c.dirs() {
@@ -492,7 +492,7 @@ func TestKillReachesFrozenAndNested(t *testing.T) {
 				}
 			}
 			for _, pid := range pids { // their children too
-				if err := waitExit(pid, time.Now().Add(5*time.Second)); err != nil {
+				if err := waitExit(pid, time.Now().Add(5*time.Minute)); err != nil {
 					t.Error(err)
 				}
 				if err := unix.Kill(pid, 0); err == nil && !zombie(pid) {
@@ -521,7 +521,7 @@ func TestDestroyTakesAllBelowAndNothingAbove(t *testing.T) {
 		beside[d] = true
 	}
 	for range 2 { // the second finds nothing
-		if err := c.Destroy(time.Now().Add(10 * time.Second)); err != nil {
+		if err := c.Destroy(time.Now().Add(5 * time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -554,7 +554,7 @@ func TestKillCatchesAForkBomb(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = p.Wait() // the first one may have left before
-		if err := c.waitEmpty(time.Now().Add(10 * time.Second)); err != nil {
+		if err := c.waitEmpty(time.Now().Add(5 * time.Minute)); err != nil {
 			t.Error(err)
 		}
 		if pids, err := c.Procs(); len(pids) != 0 || err != nil {
@@ -597,7 +597,7 @@ func TestDestroyBelowTheLongestPath(t *testing.T) {
 	if pids, err := c.Procs(); err != nil || !slices.Equal(pids, []int{p.Process.Pid}) {
 		t.Errorf("got %v, %v; want %d", pids, err, p.Process.Pid)
 	}
-	if err := c.Destroy(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.Destroy(time.Now().Add(5 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	_ = p.Wait()

@@ -541,7 +541,7 @@ func TestLockWaitsForItsHolderToDie(t *testing.T) {
 		t.Errorf("a reader must not wait for the lock: %v", err)
 	}
 
-	s.LockWait = 10 * time.Second
+	s.LockWait = 5 * time.Minute
 	got := make(chan error)
 	go func() {
 		c, err := s.Lock("web")
@@ -584,7 +584,7 @@ func waitForFlock(t *testing.T, dir *os.File) {
 		t.Fatal(err)
 	}
 	inode := fmt.Sprintf(":%d ", st.Ino)
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); {
 		locks, err := os.ReadFile("/proc/locks")
 		if err != nil {
 			t.Fatal(err)
