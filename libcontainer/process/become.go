@@ -38,9 +38,11 @@ func (c *Config) Become() error {
 	if err := c.ownStdio(); err != nil {
 		return err
 	}
+	umask := 0o022 // runc's, and so Docker's: the caller's is that of whatever shell it was
 	if c.User.Umask != nil {
-		unix.Umask(int(*c.User.Umask))
+		umask = int(*c.User.Umask)
 	}
+	unix.Umask(umask)
 	// While we are still allowed to.
 	if err := dropBounding(c.Capabilities.Bounding); err != nil {
 		return err

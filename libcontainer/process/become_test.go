@@ -61,7 +61,7 @@ func TestProgramOfRootHasTheBoundingSet(t *testing.T) {
 	c := Config{Args: []string{"/bin/cat", "/proc/self/status"}, Capabilities: set}
 	status := succeed(t, c, "become,chdir,look,closefds,exec")
 	wantFields(t, status, map[string]string{
-		"Uid": "0 0 0 0", "Groups": "", "CapInh": "0000000000000000", "CapPrm": "0000000000000001", "CapEff": "0000000000000001",
+		"Uid": "0 0 0 0", "Groups": "", "Umask": "0022", "CapInh": "0000000000000000", "CapPrm": "0000000000000001", "CapEff": "0000000000000001",
 		"CapBnd": "0000000000000001",
 	})
 }

@@ -42,7 +42,7 @@ type User struct {
 	// Name is USER[:GROUP], names or numbers, which the container's own files make into
 	// ids; UID and GID do not count then.
 	Name  string
-	Umask *uint32
+	Umask *uint32 // nil: 022
 	// KeepGroups: setgroups is not allowed or not wanted (rootless).
 	KeepGroups bool
 }

@@ -46,7 +46,7 @@ func child(steps []string) error {
 		return err
 	}
 	// What a caller with other rights would have left us.
-	unix.Umask(0o022)
+	unix.Umask(0o077)
 	path := ""
 	for _, step := range steps {
 		switch name, arg, _ := strings.Cut(step, "="); name {
