@@ -17,7 +17,10 @@ import (
 // exported now, whose layers no record names.
 func (s *Store) Forget(driver string, may func(names []string) error, destroy func() error) error {
 	if _, err := os.Stat(s.dir); errors.Is(err, os.ErrNotExist) {
-		return errors.Join(may(nil), destroy())
+		if err := may(nil); err != nil {
+			return err
+		}
+		return destroy()
 	}
 	release, err := s.alone()
 	if err != nil {
