@@ -13,10 +13,8 @@ import (
 // TestStoppedCommitGoesOn: a commit that is stopped while it holds the container still, by
 // ^Z say, would hold it for as long as nobody continues it.
 func TestStoppedCommitGoesOn(t *testing.T) {
+	box.NativeOnly(t, "on dm-thin the moment is that of one ioctl")
 	rt := withImage(t)
-	if box.InLab() {
-		t.Skip("native only: on dm-thin the moment is that of one ioctl")
-	}
 	id := rt.ID()
 	rt.OK("run", "-d", "--image", "base", id, "sleep", "100000")
 	rt.OK("exec", id, "sh", "-c", "dd if=/dev/urandom of=/a bs=1024k count=200 2>/dev/null; i=0; while [ $i -lt 500 ]; do echo x > /f$i; i=$((i+1)); done")
