@@ -63,6 +63,9 @@ func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 		pause *= 2
 		if resp != nil {
 			if asked, ok := retryAfter(resp.Header.Get("Retry-After")); ok {
+				if asked > maxRetryAfter {
+					return resp, nil
+				}
 				wait = asked
 			}
 			io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection serves again
@@ -96,10 +99,10 @@ const maxRetryAfter = time.Minute
 // retryAfter reads the header, seconds or a date (RFC 9110, 10.2.3).
 func retryAfter(h string) (time.Duration, bool) {
 	if s, err := strconv.ParseUint(h, 10, 31); err == nil {
-		return min(time.Duration(s)*time.Second, maxRetryAfter), true
+		return time.Duration(s) * time.Second, true
 	}
 	if t, err := http.ParseTime(h); err == nil {
-		return min(max(0, time.Until(t)), maxRetryAfter), true
+		return max(0, time.Until(t)), true
 	}
 	return 0, false
 }

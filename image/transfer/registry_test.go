@@ -449,6 +449,22 @@ func TestLayerFaults(t *testing.T) {
 			}
 			w.Write(content)
 		}, nil},
+		{"429 until tomorrow", func(n int, w http.ResponseWriter, r *http.Request, content []byte) {
+			if n > 0 {
+				w.Write(content) // who asks again gets it, and has waited
+				return
+			}
+			w.Header().Set("Retry-After", "86400")
+			w.WriteHeader(http.StatusTooManyRequests)
+		}, []string{"429 Too Many Requests"}},
+		{"429 until a date", func(n int, w http.ResponseWriter, r *http.Request, content []byte) {
+			if n > 0 {
+				w.Write(content)
+				return
+			}
+			w.Header().Set("Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT")
+			w.WriteHeader(http.StatusTooManyRequests)
+		}, []string{"429 Too Many Requests"}},
 		{"429 for ever", func(n int, w http.ResponseWriter, r *http.Request, content []byte) {
 			w.Header().Set("Retry-After", "0")
 			w.WriteHeader(http.StatusTooManyRequests)
