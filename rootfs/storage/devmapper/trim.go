@@ -59,6 +59,7 @@ func (d *Driver) Trim() (Trimmed, error) {
 		return Trimmed{}, fmt.Errorf("lock %s: %w", turn.Name(), err)
 	}
 	var t trim
+	defer func() { t.f.Close() }()
 	for {
 		began := time.Now()
 		if err := t.slice(d); err != nil || t.at >= t.end {
@@ -70,8 +71,8 @@ func (d *Driver) Trim() (Trimmed, error) {
 }
 
 type trim struct {
-	p    *pool // as it is in this slice
-	f    *os.File
+	p    *pool          // as it is in this slice
+	f    *os.File       // data, open to the end: udev looks at each device that a writer closes
 	next uint64         // where the kernel takes new blocks from
 	keep []thinmeta.Run // stays preallocated; in order
 	at   uint64         // all blocks before are done
@@ -97,11 +98,10 @@ func (t *trim) slice(d *Driver) error {
 		if err := t.begin(); err != nil || t.end == 0 {
 			return err
 		}
+		if t.f, err = os.OpenFile(p.data.path, os.O_RDWR, 0); err != nil {
+			return p.fail("%w", err)
+		}
 	}
-	if t.f, err = os.OpenFile(p.data.path, os.O_RDWR, 0); err != nil {
-		return p.fail("%w", err)
-	}
-	defer t.f.Close()
 	err = p.guarded(func() error {
 		if first && t.reserves() {
 			if err := p.still(t.reserve); err != nil {
