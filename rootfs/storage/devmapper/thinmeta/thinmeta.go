@@ -85,15 +85,14 @@ type Thin struct {
 	ID          uint32
 	Mapped      uint64 // data blocks
 	Transaction uint64 // the pool's when it was made
-	Created     uint32 // the clock then; (ID, Created) is never used twice for snapshots
+	Created     uint32 // the clock then; (ID, Created) is not used twice for snapshots until a renewal
 	Snapshotted uint32 // the clock when it last was the origin of a snapshot
 }
 
 // Thins lists all thin devices in the order of their ids.
 //
-// On a live pool the blocks of an old transaction are used again by the next but one:
-// read through the superblock of a metadata snapshot, or read the superblock again
-// afterwards and compare.
+// On a live pool the blocks of an old transaction are used again by the next but one: read
+// the superblock again afterwards and compare.
 func (s *Superblock) Thins(r io.ReaderAt) ([]Thin, error) {
 	var list []Thin
 	w := walker{r: r, seen: map[uint64]bool{}}
