@@ -252,6 +252,9 @@ func TestRegistryFaults(t *testing.T) {
 		{"a reference that climbs", "../../x", nil, []string{"reference"}},
 		{"404 at the door", "img:1", at("/v2/", http.NotFound), []string{"says 404 Not Found: perhaps it is no registry"}},
 		{"no config", "img:1", at("/blobs/", http.NotFound), []string{"says 404 Not Found: it lacks a part of the image"}},
+		{"half a manifest", "img:1", at("/manifests/", func(w http.ResponseWriter, r *http.Request) {
+			breakAfter(w, r, make([]byte, 2000), 1000, false)
+		}), []string{"127.0.0.1:", " broke off after 1000 bytes: unexpected EOF"}},
 		{"500 at the door", "img:1", at("/v2/", func(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "<html>\nno", http.StatusInternalServerError)
 		}), []string{"says 500 Internal Server Error"}},

@@ -155,8 +155,11 @@ func (r *repository) document(ctx context.Context, kind, what string) (header ht
 		}
 		body, err = readDocument(resp.Body)
 		resp.Body.Close()
-		if err == nil || ctx.Err() != nil || len(body) > maxDocument || try == r.tries {
+		if err == nil || len(body) > maxDocument {
 			return resp.Header, body, err
+		}
+		if ctx.Err() != nil || try == r.tries {
+			return nil, nil, fmt.Errorf("%s broke off after %d bytes: %w", printable(resp.Request.URL.Host), len(body), err)
 		}
 		if err := sleep(ctx, r.pause); err != nil {
 			return nil, nil, err
