@@ -97,9 +97,14 @@ func (rt *Runtime) deleteOurs(rec *state.Record) error {
 	return rt.delete(store, c, true) // which knows what to do without a record
 }
 
-// startCreated opens the gate of a container whose lock we hold.
+// startCreated opens the gate of a container whose lock we hold. A program that runs when
+// ctx ends gets the signal as any later one, even if we have not heard yet that it runs.
 func (rt *Runtime) startCreated(ctx context.Context, c *created) error {
-	defer context.AfterFunc(ctx, func() { kill(c.init) })()
+	defer context.AfterFunc(ctx, func() {
+		if waits, err := c.state.GateHeld(); waits && err == nil {
+			kill(c.init)
+		}
+	})()
 	if err := openGate(c.state, c.rec); err != nil {
 		return err
 	}
