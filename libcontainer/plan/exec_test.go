@@ -183,3 +183,29 @@ func TestUserByName(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestExecTerminalOfAnImage: run -t says which terminal it is, and so does exec -t.
+func TestExecTerminalOfAnImage(t *testing.T) {
+	spec := execBase(t)
+	for _, x := range []struct {
+		image, terminal bool
+		env             []string
+		want            []string
+	}{
+		{true, true, nil, []string{"TERM=xterm", "A=1"}},
+		{true, true, []string{"TERM=vt100"}, []string{"TERM=xterm", "A=1", "TERM=vt100"}}, // the last counts
+		{true, false, nil, []string{"A=1"}},
+		{false, true, nil, []string{"A=1"}}, // runc's
+	} {
+		p, err := NewExec(spec, spec.Process, ExecOptions{Args: []string{"id"}, Image: x.image, Terminal: x.terminal, Env: x.env})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.Init.Process.Env; !slices.Equal(got, x.want) {
+			t.Errorf("%+v: got %q", x, got)
+		}
+	}
+	if !slices.Equal(spec.Process.Env, []string{"A=1"}) {
+		t.Errorf("the container's own became %q", spec.Process.Env)
+	}
+}

@@ -186,6 +186,9 @@ func override(proc *specs.Process, opt ExecOptions) error {
 		proc.Cwd = opt.Cwd
 	}
 	proc.Env = append(slices.Clip(proc.Env), opt.Env...)
+	if opt.Image && opt.Terminal { // as with run -t; a later one counts
+		proc.Env = slices.Insert(proc.Env, 0, "TERM=xterm")
+	}
 	if opt.User != "" {
 		uid, gid, hasGID, err := bundle.ParseUser(opt.User)
 		switch named := bundle.CheckUser(opt.User); {
