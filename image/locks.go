@@ -30,7 +30,7 @@ const lockChains = ".chains"
 //     last user sees that no record names it.
 //
 // A layer's name is not known before it is sealed, so who makes it lets go of the first
-// byte only when it has the second: a layer that neither holds is nobody's (abandoned).
+// byte only when it has the second: a layer whose two bytes are free is nobody's (abandoned).
 //
 // Open file description locks, not flock: those have no ranges; and not POSIX's, which
 // another Close in the process would drop.
