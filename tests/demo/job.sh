@@ -13,11 +13,11 @@ expect() { [ "$2" = "$3" ] || no "$1: want \"$2\", got \"$3\""; ok "$1" "$3"; }
 now() { date +%s%N; }
 ms() { echo "$((($(now) - $1) / 1000000)) ms"; }
 
-# What a container could leave, as text to compare.
+# What a container could leave, as text to compare. The machine may have devices of others.
 trace() {
 	echo mounts; cat /proc/self/mountinfo
-	echo devices; (cd /sys/block && ls -d dm-* 2>/dev/null || true)
-	echo loops; grep -l . /sys/block/loop*/loop/backing_file 2>/dev/null || true
+	echo devices; grep -l '^thinrun-' /sys/block/dm-*/dm/name 2>/dev/null || true
+	echo loops; grep -lF "$work/" /sys/block/loop*/loop/backing_file 2>/dev/null || true
 	echo cgroups; find /sys/fs/cgroup -type d -name 'demo-*' | sort
 	echo processes; grep -l "^$thinrun" /proc/[0-9]*/cmdline 2>/dev/null || true
 }
