@@ -46,6 +46,8 @@ const sealedMark = "_THINRUN_SEALED"
 // memory is in its reach too, so of the environment only keep comes along.
 func Reseal(keep func(name string) bool) error {
 	if f := resealed(); f != nil {
+		// execve named the process by the number of a descriptor, for ps, top and pidof.
+		_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 		return f.Close()
 	}
 	exe, err := Self()

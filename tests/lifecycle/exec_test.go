@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -144,6 +145,43 @@ func TestExecReadsStdin(t *testing.T) {
 		if got := rt.Do(cmd); strings.TrimSpace(got.Stdout) != "200000" {
 			t.Error(got)
 		}
+	}
+	end(c)
+}
+
+// A waiting exec is called what it was called: ps, top and pidof know it by that.
+func TestExecKeepsItsName(t *testing.T) {
+	rt := newRuntime(t)
+	c := sleeper(t, rt)
+	cmd := rt.Command("exec", c.ID, "cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd.Stdout = w
+	rt.Start(cmd)
+	w.Close()
+	if _, err := in.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Read(make([]byte, 1)); err != nil { // the program runs
+		t.Fatal(err)
+	}
+	comm, err := os.ReadFile("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.TrimSpace(string(comm)), filepath.Base(cmd.Args[0]); got != want {
+		t.Errorf("it is called %q, want %q", got, want)
+	}
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 	end(c)
 }
