@@ -180,6 +180,7 @@ func (rt *Runtime) execStart(rec *state.Record, p *plan.Plan, opt ExecOptions, c
 			reap(child)
 		}
 	}()
+	settle := process.FirstToDie(child.PID)
 	if err := talk.sendPlan(&p.Init, nil); err != nil && !errors.Is(err, unix.EPIPE) {
 		return nil, err
 	}
@@ -192,6 +193,9 @@ func (rt *Runtime) execStart(rec *state.Record, p *plan.Plan, opt ExecOptions, c
 		},
 		listener: func(fd int) error { return sendListener(p.Seccomp, rec, child, fd) },
 	})
+	if err == nil {
+		err = settle()
+	}
 	if err != nil {
 		return nil, whyEnded(child, err)
 	}

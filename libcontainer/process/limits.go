@@ -111,6 +111,23 @@ func (c *Config) SetOOMScoreAdj(pid int) error {
 	return fmt.Errorf("oomScoreAdj %s: %w", want, err)
 }
 
+// FirstToDie has the OOM killer take pid before any other of its cgroup, until restore: the
+// stage of an exec needs more memory than most programs, and a container that is at its
+// limit must not die of it. A process that cannot be told has mostly ended.
+func FirstToDie(pid int) (restore func() error) {
+	path := "/proc/" + strconv.Itoa(pid) + "/oom_score_adj"
+	own, err := os.ReadFile(path)
+	if err != nil || os.WriteFile(path, []byte("1000"), 0) != nil {
+		return func() error { return nil }
+	}
+	return func() error {
+		if err := os.WriteFile(path, own, 0); err != nil {
+			return fmt.Errorf("give process %d its oom_score_adj back: %w", pid, err)
+		}
+		return nil
+	}
+}
+
 func limitText(n uint64) string {
 	if n == unix.RLIM_INFINITY {
 		return "unlimited"

@@ -245,6 +245,28 @@ func TestSetRlimitsMakesRoom(t *testing.T) {
 	wantError(t, errText, "set RLIMIT_NICE to 40:40", "CAP_SYS_RESOURCE")
 }
 
+func TestFirstToDieComesBack(t *testing.T) {
+	pid := held(t).Process.Pid
+	score := func() string {
+		got, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(got))
+	}
+	own := score()
+	restore := FirstToDie(pid)
+	if got := score(); got != "1000" {
+		t.Errorf("got %s", got)
+	}
+	if err := restore(); err != nil || score() != own {
+		t.Errorf("got %s, %v, want %s", score(), err, own)
+	}
+	if err := FirstToDie(1 << 30)(); err != nil { // nobody
+		t.Error(err)
+	}
+}
+
 func TestSetOOMScoreAdj(t *testing.T) {
 	pid := held(t).Process.Pid
 	for _, want := range []int{700, 700, 500} {

@@ -202,17 +202,27 @@ func TestExecAtTheLimits(t *testing.T) {
 	rt.Fails(255, []string{"exec", id, "true"}, "the pids limit of 5 has room for 4 more")
 	rt.OK("delete", "--force", id)
 
-	// The kernel kills whom it likes: the exec, its program, or the container.
+	// What has no room is the exec, our stage or its program, and not the container.
 	id = rt.ID()
-	rt.OK("run", "--detach", "--image", "base", "--memory", "16M", "--shm-size", "30M", id, "sleep", "100000")
-	rt.Run("exec", id, "sh", "-c", "head -c 15M /dev/zero >/dev/shm/full")
-	for range 10 {
-		got := rt.Run("exec", id, "true")
-		if got.Code != 0 && got.Code != 137 && !strings.Contains(got.Stderr, "memory limit") && !strings.Contains(got.Stderr, "not running") {
+	cmd := rt.Command("run", "--image", "base", "--memory", "16M", "--shm-size", "30M", id,
+		"sh", "-c", "head -c 14700k /dev/zero >/dev/shm/full; echo full; sleep 100000; :")
+	out, theirs, err := os.Pipe()
+	check(t, err)
+	defer out.Close()
+	cmd.Stdout = theirs
+	rt.Start(cmd)
+	theirs.Close()
+	until(t, out, "full\n")
+	for range 8 {
+		if got := rt.Run("exec", id, "true"); got.Code != 0 && got.Code != 137 && !(got.Code == 255 && strings.Contains(got.Stderr, "memory limit")) {
 			t.Error(got)
 		}
 	}
+	if out := rt.OK("state", id); !strings.Contains(out, `"running"`) {
+		t.Error(out)
+	}
 	rt.OK("delete", "--force", id)
+	rt.Wait(cmd)
 }
 
 // Two containers of one image, a user namespace, and the images' own commands.
