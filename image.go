@@ -16,100 +16,115 @@ func imageCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "image",
 		Usage: "keep root file systems to run containers from",
-		Subcommands: append(transferCommands(), []*cli.Command{
-			{
-				Name:        "list",
-				Aliases:     []string{"ls"},
-				Usage:       "list images",
-				Description: "SIZE is what the files take, layers that others share included. EXCLUSIVE is what image rm would\ngive back.\n\nExample: thinrun image list --format json",
-				Flags: []cli.Flag{
-					&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"},
-					&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "names only"},
-				},
-				Action: func(c *cli.Context) error {
-					if err := noArgs(c); err != nil {
-						return err
-					}
-					list, bad := runtimeOf(c).Images(c.Bool("quiet")) // what there is, and then the error
-					if list == nil {
-						return bad
-					}
-					return errors.Join(printImages(c, list), bad)
-				},
-			},
-			{
-				Name:        "inspect",
-				Usage:       "print all about an image as JSON",
-				ArgsUsage:   "NAME",
-				Description: "The record, the layers with their chain ids, the containers on it, and the OCI config that it came with.",
-				Action: func(c *cli.Context) error {
-					name, err := oneArg(c, "the image's name")
-					if err != nil {
-						return err
-					}
-					img, err := runtimeOf(c).InspectImage(name)
-					if err != nil {
-						return err
-					}
-					out := json.NewEncoder(c.App.Writer)
-					out.SetIndent("", "  ")
-					return out.Encode(img)
-				},
-			},
-			{
-				Name:        "tag",
-				Usage:       "give an image a second name",
-				ArgsUsage:   "NAME NEW",
-				Description: "Both names are of the same layers; each can be removed on its own.\n\nExample: thinrun image tag debian:12 debian:latest",
-				Action: func(c *cli.Context) error {
-					if c.NArg() != 2 {
-						return errors.New("wants the image's name and a new one")
-					}
-					return runtimeOf(c).TagImage(c.Args().Get(0), c.Args().Get(1))
-				},
-			},
-			{
-				Name:      "rm",
-				Usage:     "remove images that no container uses",
-				ArgsUsage: "NAME...",
-				Action: func(c *cli.Context) error {
-					if c.NArg() == 0 {
-						return errors.New("wants an image's name")
-					}
-					rt := runtimeOf(c)
-					var errs []error
-					for _, name := range c.Args().Slice() { // those that can go do
-						errs = append(errs, rt.RemoveImage(name))
-					}
-					return errors.Join(errs...)
-				},
-			},
-			{
-				Name:      "commit",
-				Usage:     "make an image of what a container's root holds now",
-				ArgsUsage: "CONTAINER NAME",
-				Description: "The container may run: its file system is frozen for the moment of a snapshot.\n\n" +
-					"Example: thinrun image commit --change 'CMD [\"nginx\"]' web1 web",
-				Flags: []cli.Flag{
-					&cli.StringFlag{Name: "message", Aliases: []string{"m"}, Usage: "`TEXT` for the image's history"},
-					&cli.StringFlag{Name: "author", Aliases: []string{"a"}, Usage: "`NAME` for the image's config"},
-					&cli.StringSliceFlag{Name: "change", Aliases: []string{"c"}, Usage: "`INSTRUCTION` of a Dockerfile: CMD ENTRYPOINT ENV EXPOSE LABEL STOPSIGNAL USER VOLUME WORKDIR"},
-				},
-				Action: func(c *cli.Context) error {
-					if c.NArg() != 2 {
-						return errors.New("wants the container's id and a name for the image")
-					}
-					img, err := runtimeOf(c).CommitContainer(c.Context, c.Args().Get(0), c.Args().Get(1), libcontainer.CommitOptions{
-						Message: c.String("message"), Author: c.String("author"), Changes: c.StringSlice("change"),
-					})
-					if err != nil {
-						return err
-					}
-					fmt.Fprintf(c.App.Writer, "%s %s (%s)\n", img.Name, size(img.Size), img.Driver)
-					return nil
-				},
-			},
-		}...),
+		Subcommands: append(transferCommands(),
+			imageListCommand(), imageInspectCommand(), imageTagCommand(), imageRmCommand(), imageCommitCommand()),
+	}
+}
+
+func imageListCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "list",
+		Aliases:     []string{"ls"},
+		Usage:       "list images",
+		Description: "SIZE is what the files take, layers that others share included. EXCLUSIVE is what image rm would\ngive back.\n\nExample: thinrun image list --format json",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "names only"},
+		},
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			list, bad := runtimeOf(c).Images(c.Bool("quiet")) // what there is, and then the error
+			if list == nil {
+				return bad
+			}
+			return errors.Join(printImages(c, list), bad)
+		},
+	}
+}
+
+func imageInspectCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "inspect",
+		Usage:       "print all about an image as JSON",
+		ArgsUsage:   "NAME",
+		Description: "The record, the layers with their chain ids, the containers on it, and the OCI config that it came with.",
+		Action: func(c *cli.Context) error {
+			name, err := oneArg(c, "the image's name")
+			if err != nil {
+				return err
+			}
+			img, err := runtimeOf(c).InspectImage(name)
+			if err != nil {
+				return err
+			}
+			out := json.NewEncoder(c.App.Writer)
+			out.SetIndent("", "  ")
+			return out.Encode(img)
+		},
+	}
+}
+
+func imageTagCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "tag",
+		Usage:       "give an image a second name",
+		ArgsUsage:   "NAME NEW",
+		Description: "Both names are of the same layers; each can be removed on its own.\n\nExample: thinrun image tag debian:12 debian:latest",
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 2 {
+				return errors.New("wants the image's name and a new one")
+			}
+			return runtimeOf(c).TagImage(c.Args().Get(0), c.Args().Get(1))
+		},
+	}
+}
+
+func imageRmCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "rm",
+		Usage:     "remove images that no container uses",
+		ArgsUsage: "NAME...",
+		Action: func(c *cli.Context) error {
+			if c.NArg() == 0 {
+				return errors.New("wants an image's name")
+			}
+			rt := runtimeOf(c)
+			var errs []error
+			for _, name := range c.Args().Slice() { // those that can go do
+				errs = append(errs, rt.RemoveImage(name))
+			}
+			return errors.Join(errs...)
+		},
+	}
+}
+
+func imageCommitCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "commit",
+		Usage:     "make an image of what a container's root holds now",
+		ArgsUsage: "CONTAINER NAME",
+		Description: "The container may run: its file system is frozen for the moment of a snapshot.\n\n" +
+			"Example: thinrun image commit --change 'CMD [\"nginx\"]' web1 web",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "message", Aliases: []string{"m"}, Usage: "`TEXT` for the image's history"},
+			&cli.StringFlag{Name: "author", Aliases: []string{"a"}, Usage: "`NAME` for the image's config"},
+			&cli.StringSliceFlag{Name: "change", Aliases: []string{"c"}, Usage: "`INSTRUCTION` of a Dockerfile: CMD ENTRYPOINT ENV EXPOSE LABEL STOPSIGNAL USER VOLUME WORKDIR"},
+		},
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 2 {
+				return errors.New("wants the container's id and a name for the image")
+			}
+			img, err := runtimeOf(c).CommitContainer(c.Context, c.Args().Get(0), c.Args().Get(1), libcontainer.CommitOptions{
+				Message: c.String("message"), Author: c.String("author"), Changes: c.StringSlice("change"),
+			})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.App.Writer, "%s %s (%s)\n", img.Name, size(img.Size), img.Driver)
+			return nil
+		},
 	}
 }
 

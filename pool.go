@@ -15,154 +15,177 @@ func poolCommand() *cli.Command {
 		Name:  "pool",
 		Usage: "the thin pool that images and containers live in",
 		Subcommands: []*cli.Command{
-			{
-				Name:  "create",
-				Usage: "make the pool (the first image does it too)",
-				Description: "Without devices the pool is two preallocated files below --storage, which grow by themselves.\n\n" +
-					"Example: thinrun pool create --data-device /dev/vg/data --metadata-device /dev/vg/meta",
-				Flags: []cli.Flag{
-					&cli.StringFlag{Name: "data-device", Usage: "block `DEVICE` for data; all of it"},
-					&cli.StringFlag{Name: "metadata-device", Usage: "block `DEVICE` for metadata; all of it"},
-					&cli.StringFlag{Name: "data-size", Usage: "`SIZE` of the data file to begin with"},
-					&cli.StringFlag{Name: "metadata-size", Usage: "`SIZE` of the metadata file"},
-					&cli.StringFlag{Name: "max-size", Usage: "`SIZE` beyond which the data file does not grow by itself"},
-					&cli.StringFlag{Name: "low-water", Usage: "`SIZE`: with less free nothing new starts"},
-					&cli.StringFlag{Name: "base-size", Usage: "`SIZE` of a container's disk: 1G, 10G or 100G"},
-					&cli.StringFlag{Name: "block-size", Usage: "`SIZE` of a pool block; 64K"},
-					&cli.StringFlag{Name: "admission", Value: "reserve", Usage: "reserve: nothing starts below the low water; strict: nor what could fill the pool"},
-					&cli.BoolFlag{Name: "return-space", Usage: "a sparse data file, which gives back what containers free"},
-				},
-				Action: func(c *cli.Context) error {
-					if err := noArgs(c); err != nil {
-						return err
-					}
-					opt, err := poolOptions(c)
-					if err != nil {
-						return err
-					}
-					return runtimeOf(c).CreatePool(opt)
-				},
-			},
-			{
-				Name:        "status",
-				Usage:       "show how full and how old the pool is",
-				Description: "Example: thinrun pool status --format json",
-				Flags:       []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
-				Action: func(c *cli.Context) error {
-					if err := noArgs(c); err != nil {
-						return err
-					}
-					st, err := runtimeOf(c).PoolStatus()
-					if err != nil {
-						return err
-					}
-					return printPool(c, &st)
-				},
-			},
-			{
-				Name:  "grow",
-				Usage: "make the pool larger while containers run",
-				Description: "A SIZE is what it shall have; with a plus what is added. Without any, files grow by one step and\n" +
-					"devices are taken up to their ends.\n\nExample: thinrun pool grow --data-size +20G",
-				Flags: []cli.Flag{
-					&cli.StringFlag{Name: "data-size", Usage: "`[+]SIZE` of the data file"},
-					&cli.StringFlag{Name: "metadata-size", Usage: "`[+]SIZE` of the metadata file"},
-					&cli.StringFlag{Name: "max-size", Usage: "`SIZE` beyond which the data file does not grow by itself from now on"},
-				},
-				Action: func(c *cli.Context) error {
-					if err := noArgs(c); err != nil {
-						return err
-					}
-					opt, err := growOptions(c)
-					if err != nil {
-						return err
-					}
-					grown, err := runtimeOf(c).GrowPool(opt)
-					if err != nil {
-						return err
-					}
-					for _, half := range []struct {
-						name     string
-						from, to uint64
-					}{{"data", grown.DataFrom, grown.DataTo}, {"metadata", grown.MetaFrom, grown.MetaTo}} {
-						if half.to != half.from {
-							fmt.Fprintf(c.App.Writer, "%-10s %s, before %s\n", half.name, size(int64(half.to)), size(int64(half.from)))
-						}
-					}
-					return nil
-				},
-			},
-			{
-				Name:  "trim",
-				Usage: "give the host back what nobody in the pool uses",
-				Flags: []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
-				Action: func(c *cli.Context) error {
-					if err := noArgs(c); err != nil {
-						return err
-					}
-					trimmed, err := runtimeOf(c).TrimPool()
-					if err != nil {
-						return err
-					}
-					if done, err := printJSON(c, trimmed); done {
-						return err
-					}
-					kept := ""
-					if trimmed.Reserve > 0 {
-						kept = fmt.Sprintf("; %s stay, free, for what is written next", size(int64(trimmed.Reserve)))
-					}
-					fmt.Fprintf(c.App.Writer, "%s given back%s\n", size(int64(trimmed.Bytes)), kept)
-					return nil
-				},
-			},
-			{
-				Name:  "check",
-				Usage: "read all of the pool's metadata; exit code 1 if something is wrong",
-				Description: "A pool whose metadata could not be written to takes nothing new until it was checked: when the\n" +
-					"device is well again and its containers have ended, --repair does that.\n\nExample: thinrun pool check --repair",
-				Flags: []cli.Flag{
-					&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"},
-					&cli.BoolFlag{Name: "repair", Usage: "bring the pool back first, if its metadata is good; nothing may be in use"},
-				},
-				Action: func(c *cli.Context) error {
-					if err := noArgs(c); err != nil {
-						return err
-					}
-					rt := runtimeOf(c)
-					if c.Bool("repair") {
-						if err := rt.RepairPool(); err != nil {
-							return err
-						}
-					}
-					report, err := rt.CheckPool()
-					if err != nil {
-						return err
-					}
-					return printReport(c, &report)
-				},
-			},
-			{
-				Name:        "renew",
-				Usage:       "give a worn pool its time back; nothing may be in use",
-				Description: "A pool counts its snapshots with 24 bits. pool status shows how many are left.",
-				Action: func(c *cli.Context) error {
-					if err := noArgs(c); err != nil {
-						return err
-					}
-					return runtimeOf(c).RenewPool()
-				},
-			},
-			{
-				Name:  "destroy",
-				Usage: "remove the pool; refused while containers or images are in it",
-				Flags: []cli.Flag{&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "with all its images"}},
-				Action: func(c *cli.Context) error {
-					if err := noArgs(c); err != nil {
-						return err
-					}
-					return runtimeOf(c).DestroyPool(c.Bool("force"))
-				},
-			},
+			poolCreateCommand(), poolStatusCommand(), poolGrowCommand(), poolTrimCommand(),
+			poolCheckCommand(), poolRenewCommand(), poolDestroyCommand(),
+		},
+	}
+}
+
+func poolCreateCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "create",
+		Usage: "make the pool (the first image does it too)",
+		Description: "Without devices the pool is two preallocated files below --storage, which grow by themselves.\n\n" +
+			"Example: thinrun pool create --data-device /dev/vg/data --metadata-device /dev/vg/meta",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "data-device", Usage: "block `DEVICE` for data; all of it"},
+			&cli.StringFlag{Name: "metadata-device", Usage: "block `DEVICE` for metadata; all of it"},
+			&cli.StringFlag{Name: "data-size", Usage: "`SIZE` of the data file to begin with"},
+			&cli.StringFlag{Name: "metadata-size", Usage: "`SIZE` of the metadata file"},
+			&cli.StringFlag{Name: "max-size", Usage: "`SIZE` beyond which the data file does not grow by itself"},
+			&cli.StringFlag{Name: "low-water", Usage: "`SIZE`: with less free nothing new starts"},
+			&cli.StringFlag{Name: "base-size", Usage: "`SIZE` of a container's disk: 1G, 10G or 100G"},
+			&cli.StringFlag{Name: "block-size", Usage: "`SIZE` of a pool block; 64K"},
+			&cli.StringFlag{Name: "admission", Value: "reserve", Usage: "reserve: nothing starts below the low water; strict: nor what could fill the pool"},
+			&cli.BoolFlag{Name: "return-space", Usage: "a sparse data file, which gives back what containers free"},
+		},
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			opt, err := poolOptions(c)
+			if err != nil {
+				return err
+			}
+			return runtimeOf(c).CreatePool(opt)
+		},
+	}
+}
+
+func poolStatusCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "status",
+		Usage:       "show how full and how old the pool is",
+		Description: "Example: thinrun pool status --format json",
+		Flags:       []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			st, err := runtimeOf(c).PoolStatus()
+			if err != nil {
+				return err
+			}
+			return printPool(c, &st)
+		},
+	}
+}
+
+func poolGrowCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "grow",
+		Usage: "make the pool larger while containers run",
+		Description: "A SIZE is what it shall have; with a plus what is added. Without any, files grow by one step and\n" +
+			"devices are taken up to their ends.\n\nExample: thinrun pool grow --data-size +20G",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "data-size", Usage: "`[+]SIZE` of the data file"},
+			&cli.StringFlag{Name: "metadata-size", Usage: "`[+]SIZE` of the metadata file"},
+			&cli.StringFlag{Name: "max-size", Usage: "`SIZE` beyond which the data file does not grow by itself from now on"},
+		},
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			opt, err := growOptions(c)
+			if err != nil {
+				return err
+			}
+			grown, err := runtimeOf(c).GrowPool(opt)
+			if err != nil {
+				return err
+			}
+			for _, half := range []struct {
+				name     string
+				from, to uint64
+			}{{"data", grown.DataFrom, grown.DataTo}, {"metadata", grown.MetaFrom, grown.MetaTo}} {
+				if half.to != half.from {
+					fmt.Fprintf(c.App.Writer, "%-10s %s, before %s\n", half.name, size(int64(half.to)), size(int64(half.from)))
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func poolTrimCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "trim",
+		Usage: "give the host back what nobody in the pool uses",
+		Flags: []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			trimmed, err := runtimeOf(c).TrimPool()
+			if err != nil {
+				return err
+			}
+			if done, err := printJSON(c, trimmed); done {
+				return err
+			}
+			kept := ""
+			if trimmed.Reserve > 0 {
+				kept = fmt.Sprintf("; %s stay, free, for what is written next", size(int64(trimmed.Reserve)))
+			}
+			fmt.Fprintf(c.App.Writer, "%s given back%s\n", size(int64(trimmed.Bytes)), kept)
+			return nil
+		},
+	}
+}
+
+func poolCheckCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "check",
+		Usage: "read all of the pool's metadata; exit code 1 if something is wrong",
+		Description: "A pool whose metadata could not be written to takes nothing new until it was checked: when the\n" +
+			"device is well again and its containers have ended, --repair does that.\n\nExample: thinrun pool check --repair",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"},
+			&cli.BoolFlag{Name: "repair", Usage: "bring the pool back first, if its metadata is good; nothing may be in use"},
+		},
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			rt := runtimeOf(c)
+			if c.Bool("repair") {
+				if err := rt.RepairPool(); err != nil {
+					return err
+				}
+			}
+			report, err := rt.CheckPool()
+			if err != nil {
+				return err
+			}
+			return printReport(c, &report)
+		},
+	}
+}
+
+func poolRenewCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "renew",
+		Usage:       "give a worn pool its time back; nothing may be in use",
+		Description: "A pool counts its snapshots with 24 bits. pool status shows how many are left.",
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			return runtimeOf(c).RenewPool()
+		},
+	}
+}
+
+func poolDestroyCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "destroy",
+		Usage: "remove the pool; refused while containers or images are in it",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "with all its images"}},
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			return runtimeOf(c).DestroyPool(c.Bool("force"))
 		},
 	}
 }
