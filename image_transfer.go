@@ -78,6 +78,9 @@ func exportImage(c *cli.Context) error {
 	if n := c.NArg(); n != 1 && n != 2 {
 		return errors.New("wants an image's name, and perhaps a file")
 	}
+	if c.NArg() == 2 && c.Args().Get(1) == "" { // "$FILE" of a script that never set it
+		return errors.New("the file's name is empty; - is standard output")
+	}
 	return interruptible(c, func(ctx context.Context) error { return export(ctx, c, c.Args().Get(0), c.Args().Get(1)) })
 }
 

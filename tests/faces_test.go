@@ -56,6 +56,7 @@ func TestCarriedProgramIsThinrun(t *testing.T) {
 		want string
 	}{
 		{[]string{"image", "pull", "127.0.0.1:1/x"}, `thinrun: image pull "127.0.0.1:1/x": 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused`},
+		{[]string{"image", "export", "x", ""}, `thinrun: image export "x": the file's name is empty; - is standard output`},
 		{[]string{"image", "pull", "Debian"}, `thinrun: image pull "Debian": reference "Debian": `},
 		{[]string{"image", "pull", "[::1]:1/x"}, `for example debian:12, as the second argument`},
 		{[]string{"image", "pull", "[::1]:1/x", "x"}, `[::1]:1: dial tcp [::1]:1: connect: `},
