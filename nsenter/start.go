@@ -44,7 +44,7 @@ type Child struct {
 // Start forks. The caller must be locked to its thread, because the child dies with
 // the thread that made it (PR_SET_PDEATHSIG). On return the child exists, in its
 // namespaces and, with Cgroup, in its cgroup.
-func (c *Command) Start() (*Child, error) {
+func (c *Command) Start() (_ *Child, err error) {
 	exe, err := Self()
 	if err != nil {
 		return nil, err
@@ -67,42 +67,16 @@ func (c *Command) Start() (*Child, error) {
 	}
 	defer repW.Close()
 	child := &Child{goPipe: goW, reports: repR, cmd: c}
+	defer func() {
+		if err != nil {
+			child.close()
+		}
+	}()
 
-	argv, err := syscall.SlicePtrFromStrings(c.Args)
+	st, err := c.layOut(joins, [fdCount]*os.File{fdGo: goR, fdReport: repW, fdSocket: c.Socket, fdExe: exe})
 	if err != nil {
-		child.close()
 		return nil, err
 	}
-	env, err := syscall.SlicePtrFromStrings(c.Env)
-	if err != nil {
-		child.close()
-		return nil, err
-	}
-	var empty byte
-	timePath, _ := syscall.BytePtrFromString("/proc/self/timens_offsets")
-	st := &stage{
-		joins:     joins,
-		offsets:   offsetLines(c.TimeOffsets),
-		timePath:  timePath,
-		flags:     uint64(c.New &^ (Cgroup | Time)),
-		newCgroup: c.New&Cgroup != 0,
-		setID:     c.New&User != 0 || c.TargetKinds&User != 0 || c.joinsUser(),
-		socketFD:  c.SocketFD,
-		argv:      &argv[0], env: &env[0], empty: &empty,
-	}
-	for _, f := range c.Tasks {
-		st.tasks = append(st.tasks, int(f.Fd()))
-	}
-	if c.New&Time != 0 {
-		st.unshare = unix.CLONE_NEWTIME
-	}
-	// Out of the way of SocketFD and of what is passed on below it.
-	st.above = c.SocketFD + 1
-	for i, f := range [fdCount]*os.File{fdGo: goR, fdReport: repW, fdSocket: c.Socket, fdExe: exe} {
-		st.fds[i] = int(f.Fd())
-		st.above = max(st.above, st.fds[i]+1)
-	}
-
 	middle := len(joins) > 0 || st.unshare != 0
 	var pidfd int32 = -1
 	args := &cloneArgs{flags: unix.CLONE_PIDFD, pidfd: uint64(uintptr(unsafe.Pointer(&pidfd))), exitSignal: uint64(unix.SIGCHLD)}
@@ -117,7 +91,6 @@ func (c *Command) Start() (*Child, error) {
 	pid, errno := fork(st, args, middle)
 	syscall.ForkLock.Unlock()
 	if errno != 0 {
-		child.close()
 		return nil, fmt.Errorf("clone3 (%s): %w", c.New, explain(errno, c.New))
 	}
 	child.PID, child.PidFD = int(pid), os.NewFile(uintptr(pidfd), "pidfd")
@@ -127,6 +100,42 @@ func (c *Command) Start() (*Child, error) {
 		}
 	}
 	return child, nil
+}
+
+// layOut makes the child's stage. The files stay the caller's, and open until the fork.
+func (c *Command) layOut(joins []joinFD, files [fdCount]*os.File) (*stage, error) {
+	argv, err := syscall.SlicePtrFromStrings(c.Args)
+	if err != nil {
+		return nil, err
+	}
+	env, err := syscall.SlicePtrFromStrings(c.Env)
+	if err != nil {
+		return nil, err
+	}
+	timePath, _ := syscall.BytePtrFromString("/proc/self/timens_offsets")
+	st := &stage{
+		joins:     joins,
+		offsets:   offsetLines(c.TimeOffsets),
+		timePath:  timePath,
+		flags:     uint64(c.New &^ (Cgroup | Time)),
+		newCgroup: c.New&Cgroup != 0,
+		setID:     c.New&User != 0 || c.TargetKinds&User != 0 || c.joinsUser(),
+		socketFD:  c.SocketFD,
+		argv:      &argv[0], env: &env[0], empty: new(byte),
+	}
+	for _, f := range c.Tasks {
+		st.tasks = append(st.tasks, int(f.Fd()))
+	}
+	if c.New&Time != 0 {
+		st.unshare = unix.CLONE_NEWTIME
+	}
+	// Out of the way of SocketFD and of what is passed on below it.
+	st.above = c.SocketFD + 1
+	for i, f := range files {
+		st.fds[i] = int(f.Fd())
+		st.above = max(st.above, st.fds[i]+1)
+	}
+	return st, nil
 }
 
 // adopt waits for the middle process and takes over the final child that it reports.
@@ -139,18 +148,15 @@ func (c *Child) adopt() error {
 		}
 	}
 	if ws.Signaled() { // it could not report
-		c.close()
 		return fmt.Errorf("enter namespaces: killed by %s", ws.Signal())
 	}
 	r, err := c.read()
 	if err != nil {
-		c.close()
 		return err
 	}
 	c.PID = int(r.value)
 	fd, err := unix.PidfdOpen(c.PID, 0) // our own child and not reaped: the pid is its
 	if err != nil {
-		c.close()
 		return os.NewSyscallError("pidfd_open", err)
 	}
 	c.PidFD = os.NewFile(uintptr(fd), "pidfd")
