@@ -106,12 +106,15 @@ type joinFD struct {
 //go:noinline
 //go:norace
 //go:nosplit
-func fork(st *stage, args *cloneArgs, middle bool) (pid uintptr, errno syscall.Errno) {
+func fork(st *stage, args *cloneArgs, middle bool) (pid uintptr, pidfd int32, errno syscall.Errno) {
 	beforeFork()
+	// As a number the address does not move with the stack: from here on nothing grows it.
+	var fd int32 = -1
+	args.pidfd = uint64(uintptr(unsafe.Pointer(&fd)))
 	pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0)
 	if errno != 0 || pid != 0 {
 		afterFork()
-		return pid, errno
+		return pid, fd, errno
 	}
 	afterForkInChild()
 	enroll(st)
@@ -121,7 +124,7 @@ func fork(st *stage, args *cloneArgs, middle bool) (pid uintptr, errno syscall.E
 		narrow(st)
 	}
 	become(st)
-	return 0, 0 // not reached
+	return 0, -1, 0 // not reached
 }
 
 // enroll moves the child into its v1 cgroups while it still has the parent's rights; the

@@ -78,8 +78,7 @@ func (c *Command) Start() (_ *Child, err error) {
 		return nil, err
 	}
 	middle := len(joins) > 0 || st.unshare != 0
-	var pidfd int32 = -1
-	args := &cloneArgs{flags: unix.CLONE_PIDFD, pidfd: uint64(uintptr(unsafe.Pointer(&pidfd))), exitSignal: uint64(unix.SIGCHLD)}
+	args := &cloneArgs{flags: unix.CLONE_PIDFD, exitSignal: uint64(unix.SIGCHLD)}
 	if !middle {
 		args.flags |= st.flags
 	}
@@ -88,7 +87,7 @@ func (c *Command) Start() (_ *Child, err error) {
 		args.cgroup = uint64(c.Cgroup.Fd())
 	}
 	syscall.ForkLock.Lock()
-	pid, errno := fork(st, args, middle)
+	pid, pidfd, errno := fork(st, args, middle)
 	syscall.ForkLock.Unlock()
 	if errno != 0 {
 		return nil, fmt.Errorf("clone3 (%s): %w", c.New, explain(errno, c.New))
