@@ -10,9 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SECURITY.md 10, 13, 14, 21, 25: an image whose directories are symlinks to places
-// outside it. Whatever thinrun makes or mounts must be inside the root, or refused; the
-// canary outside never changes.
+// An image whose directories are symlinks to places outside it. Whatever thinrun makes or
+// mounts must be inside the root, or refused; the canary outside never changes.
 func TestImageOfSymlinks(t *testing.T) {
 	h := sandbox(t)
 	if h == nil {
@@ -120,8 +119,8 @@ func TestSymlinksStayInside(t *testing.T) {
 	c.wantErr(unix.EROFS, "write", "/real/file", "x")
 }
 
-// SECURITY.md 11, 12: another container shares a volume and swaps a directory of it for a
-// symlink while we resolve. Blind, many times: the bind is inside or refused.
+// Another container shares a volume and swaps a directory of it for a symlink while we
+// resolve. Blind, many times: the bind is inside or refused.
 func TestSwappedWhileMounting(t *testing.T) {
 	h := sandbox(t)
 	if h == nil {
@@ -187,7 +186,7 @@ func TestSwappedWhileMounting(t *testing.T) {
 	}
 }
 
-// SECURITY.md 22: masks come from a null device of ours, whatever /dev/null is.
+// Masks come from a null device of ours, whatever /dev/null is.
 func TestMaskIgnoresTheImagesNull(t *testing.T) {
 	h := sandbox(t)
 	if h == nil {
@@ -211,8 +210,8 @@ func TestMaskIgnoresTheImagesNull(t *testing.T) {
 	}
 }
 
-// SECURITY.md 24: an attacker with a mount over a part of /proc/sys turns the write of a
-// sysctl into nothing, or into an error; never into another file.
+// An attacker with a mount over a part of /proc/sys turns the write of a sysctl into
+// nothing, or into an error; never into another file.
 func TestSysctlIgnoresOvermounts(t *testing.T) {
 	h := sandbox(t)
 	if h == nil {

@@ -11,7 +11,7 @@ import (
 )
 
 // Why a program cannot be run. Docker and Podman make exit codes 126 and 127 out of
-// these texts (CONTRACTS.md 2.3), which are those of Go's os/exec.
+// these texts, which are those of Go's os/exec.
 var (
 	errNotFound = errors.New("executable file not found in $PATH")
 	errDot      = errors.New("cannot run executable found relative to current directory")

@@ -14,7 +14,8 @@ import (
 	"thinrun/rootfs/storage/proc"
 )
 
-// Shims compare these texts; CONTRACTS.md 2.3.
+// containerd's shim learns by "does not exist" that a container is gone: delete is done then,
+// and kill has nobody.
 var (
 	// ErrExists says that the id is taken.
 	ErrExists = errors.New("container with given ID already exists")
