@@ -43,8 +43,10 @@ type CreateOptions struct {
 	// ephemeral: a foreground run, which deletes at its end.
 	ephemeral bool
 	// image is what run --image has made the config of: no other may be under it.
-	image   *image.Image
-	console func(master *os.File) error
+	image *image.Image
+	// localhost: run --image without the host's network, which brings its names.
+	localhost bool
+	console   func(master *os.File) error
 }
 
 // Create makes the container and leaves its init waiting for start.
@@ -103,7 +105,7 @@ func (rt *Runtime) plan(id string, opt CreateOptions, host cgroup.Host) (*bundle
 	}
 	p, err := plan.New(b.Spec, plan.Options{
 		ID: id, Bundle: b.Dir, StateDir: filepath.Join(root, id), Image: opt.Image, RootfsSize: opt.RootfsSize,
-		Dirs: opt.volumes(), NoPivot: opt.NoPivot, NoNewKeyring: opt.NoNewKeyring, PreserveFDs: listen + opt.PreserveFDs,
+		Dirs: opt.volumes(), Localhost: opt.localhost, NoPivot: opt.NoPivot, NoNewKeyring: opt.NoNewKeyring, PreserveFDs: listen + opt.PreserveFDs,
 		SystemdCgroup: rt.SystemdCgroup, CgroupManager: rt.CgroupManager,
 		Rootless: rt.Rootless == "true" || rt.Rootless == "auto" && os.Geteuid() != 0,
 	}, facts(host))

@@ -51,6 +51,7 @@ func (rt *Runtime) imageBundle(id string, opt *RunOptions) (_ func(), err error)
 		return nil, err
 	}
 	opt.image, opt.Spec.Dir = img, filepath.Join(root, id)
+	opt.localhost = o.Net != "host" // whose own file is there then
 	spec := opt.Spec.Spec
 	if !o.Unfiltered() {
 		var caps uint64

@@ -26,9 +26,12 @@ type Config struct {
 	Propagation uint64
 	// Dirs, an image's volumes, are made where they are missing, as root's, before anything
 	// is mounted.
-	Dirs    []string
-	NoPivot bool // move the root over "/" and chroot, for an initramfs root
-	Mounts  []Mount
+	Dirs []string
+	// Localhost is written to /etc/hosts where the image has none, or an empty one: Docker
+	// brings that file, so that images come without it, and "localhost" is found nowhere.
+	Localhost bool
+	NoPivot   bool // move the root over "/" and chroot, for an initramfs root
+	Mounts    []Mount
 	// SetupDev: make Devices and the usual links in /dev; not when it is a bind of the
 	// host's.
 	SetupDev bool

@@ -20,6 +20,11 @@ func (r *Root) Mount(files []*os.File) error {
 			return fmt.Errorf("make %q, a volume of the image: %w", dir, err)
 		}
 	}
+	if r.cfg.Localhost {
+		if err := r.writeHosts(); err != nil {
+			return fmt.Errorf("write localhost to the container's /etc/hosts: %w", err)
+		}
+	}
 	defer unix.Umask(unix.Umask(0))
 	for i := range r.cfg.Mounts {
 		m := &r.cfg.Mounts[i]
@@ -39,6 +44,27 @@ func (r *Root) MakeDir(path string) error {
 		unix.Close(fd)
 	}
 	return err
+}
+
+// writeHosts leaves alone what says something, and what is no file.
+func (r *Root) writeHosts() error {
+	const path = "/etc/hosts"
+	defer unix.Umask(unix.Umask(0))
+	place, err := r.makeFile(path)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(place)
+	if st, err := fstat(place); err != nil || st.Size > 0 || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return err
+	}
+	fd, err := r.open(path, unix.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), path)
+	_, err = f.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	return errors.Join(err, f.Close())
 }
 
 func (m *Mount) what() string {

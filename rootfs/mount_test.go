@@ -141,6 +141,38 @@ func TestRoot(t *testing.T) {
 	}
 }
 
+// Images come without /etc/hosts, with an empty one, with one of their own, or with
+// something else of that name; the link leads to the container's file.
+func TestLocalhost(t *testing.T) {
+	h := sandbox(t)
+	if h == nil {
+		return
+	}
+	const ours = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	for _, x := range []struct {
+		file, read, want string
+	}{
+		{"etc/hostname=here", "/etc/hosts", ours},
+		{"etc/hosts=", "/etc/hosts", ours},
+		{"etc/hosts=10.0.0.1 db", "/etc/hosts", "10.0.0.1 db"},
+		{"etc/hosts->/h/hosts", "/h/hosts", ours},
+		{"etc/hosts/x=", "/etc/hosts/x", ""},
+	} {
+		for _, userns := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,userns=%v", x.file, userns), func(t *testing.T) {
+				h := &host{t, h.work}
+				root := h.root(x.file)
+				h.own(root, userns)
+				c := h.start(root, &Config{SetupDev: true, UserNS: userns, BindDevices: userns, Readonly: true, Localhost: true, Mounts: usual()}, opts{userns: userns})
+				must(t, c.setup())
+				if got := c.text("read", x.read); got != x.want {
+					t.Errorf("%s: %q, want %q", x.read, got, x.want)
+				}
+			})
+		}
+	}
+}
+
 func TestMountFlags(t *testing.T) {
 	h := sandbox(t)
 	if h == nil {

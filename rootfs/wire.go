@@ -10,6 +10,7 @@ func (cfg *Config) Code(c *wire.Coder) {
 	wire.Bool(c, &cfg.Readonly)
 	wire.Int(c, &cfg.Propagation)
 	wire.Strings(c, &cfg.Dirs)
+	wire.Bool(c, &cfg.Localhost)
 	wire.Bool(c, &cfg.NoPivot)
 	wire.Slice(c, &cfg.Mounts, func(c *wire.Coder, m *Mount) { m.code(c) })
 	wire.Bool(c, &cfg.SetupDev)

@@ -256,7 +256,7 @@ func (p *planner) rootfs() error {
 		r.AttachAt = p.Storage.Path
 		r.Source = p.Storage.Path
 	}
-	r.Dirs = p.opt.Dirs
+	r.Dirs, r.Localhost = p.opt.Dirs, p.opt.Localhost
 	r.UserNS = p.has(nsenter.User)
 	r.NoPivot = p.opt.NoPivot
 	if p.spec.Root != nil {

@@ -21,6 +21,7 @@ type Options struct {
 	Image         string   // --image, or annotation org.thinrun.image
 	RootfsSize    string   // --rootfs-size, as the user wrote it ("20G"); "": the image's own
 	Dirs          []string // the image's volumes
+	Localhost     bool     // see rootfs.Config
 	NoPivot       bool
 	NoNewKeyring  bool
 	PreserveFDs   int

@@ -65,6 +65,7 @@ func TestRunImage(t *testing.T) {
 		{"root", nil, "cat /etc/marker; echo new > /etc/marker; cat /etc/marker; echo $$", "of the image\nnew\n1\n"},
 		{"Docker's --rm", []string{"--rm"}, "echo x", "x\n"},
 		{"again", nil, "cat /etc/marker", "of the image\n"},
+		{"localhost", []string{"--read-only"}, "cat /etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"},
 		{"env", []string{"-e", "A=b,c", "-e", "C=d"}, "echo $A $C", "b,c d\n"},
 		{"user", []string{"-u", "1000:1000"}, "id -u; id -g; id -G; echo $HOME", "1000\n1000\n1000\n/home/user\n"},
 		{"user by name", []string{"-u", "user"}, "id -u; id -g; id -G; echo $HOME", "1000\n1001\n1001 7 8\n/home/user\n"},
