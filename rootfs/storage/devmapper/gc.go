@@ -132,7 +132,6 @@ func (p *pool) collect(thins []thinmeta.Thin) (c Collected, err error) {
 	if err := p.collectTemporary(); err != nil {
 		return c, err
 	}
-	keep := map[uint32]bool{}
 	inPool := map[uint32]bool{}
 	for _, t := range thins {
 		inPool[t.ID] = true
@@ -142,23 +141,68 @@ func (p *pool) collect(thins []thinmeta.Thin) (c Collected, err error) {
 		return c, err
 	}
 	for _, l := range layers {
-		keep[l.thin] = true
 		if !inPool[l.thin] {
 			c.Missing = append(c.Missing, l.id())
 		}
 	}
-	type dead struct {
-		path   string
-		id     uint32
-		record record
-		file   *os.File
-	}
-	var gone []dead
+	keep, dead, err := p.rights(layers)
 	defer func() {
-		for _, g := range gone {
-			g.file.Close()
+		for _, d := range dead {
+			d.file.Close()
 		}
 	}()
+	if err != nil {
+		return c, err
+	}
+	garbage, err := p.garbage(thins, keep, dead)
+	if err != nil {
+		return c, err
+	}
+	for _, d := range dead {
+		// The lock is ours alone, so no fork is at work.
+		if err := p.thaw(d.record.str("origin")); err != nil {
+			return c, err
+		}
+	}
+	for id, r := range garbage {
+		err := p.giveBack(id, r, false)
+		switch {
+		case errors.Is(err, unix.EBUSY):
+			c.Busy = append(c.Busy, id)
+		case err != nil:
+			return c, err
+		case inPool[id]:
+			c.Removed = append(c.Removed, id)
+		}
+	}
+	slices.Sort(c.Removed)
+	slices.Sort(c.Busy)
+	for _, d := range dead { // last: who comes after a kill needs what they say
+		if slices.Contains(c.Busy, d.id) {
+			continue
+		}
+		if e := os.Remove(d.path); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, p.fail("%w", e))
+		}
+	}
+	return c, err
+}
+
+// deadClaim is one whose maker is gone. The file has its lock.
+type deadClaim struct {
+	id     uint32
+	path   string
+	record record
+	file   *os.File
+}
+
+// rights are the ids of layers and of living claims. Dead claims come locked, and with an
+// error those up to it.
+func (p *pool) rights(layers []layer) (keep map[uint32]bool, dead []deadClaim, err error) {
+	keep = map[uint32]bool{}
+	for _, l := range layers {
+		keep[l.thin] = true
+	}
 	err = p.eachClaim(func(id uint32, path string, f *os.File, r record) error {
 		switch {
 		case f == nil: // somebody is at work on it
@@ -167,63 +211,36 @@ func (p *pool) collect(thins []thinmeta.Thin) (c Collected, err error) {
 			keep[id] = true
 			f.Close()
 		default:
-			gone = append(gone, dead{path, id, r, f})
+			dead = append(dead, deadClaim{id, path, r, f})
 		}
 		return nil
 	})
-	if err != nil {
-		return c, err
-	}
-	records := map[uint32]record{}
-	ids := map[uint32]bool{}
-	for _, t := range thins {
-		ids[t.ID] = true
-	}
-	for _, g := range gone {
-		ids[g.id] = true
-		records[g.id] = g.record
-	}
+	return keep, dead, err
+}
+
+// garbage is every id that is in the pool, a device or in a dead claim and has no right to
+// it, with what its claim says.
+func (p *pool) garbage(thins []thinmeta.Thin, keep map[uint32]bool, dead []deadClaim) (map[uint32]record, error) {
 	devices, err := p.ctl.List()
 	if err != nil {
-		return c, p.fail("%w", err)
+		return nil, p.fail("%w", err)
+	}
+	ids := map[uint32]record{}
+	for _, t := range thins {
+		ids[t.ID] = nil
 	}
 	for _, dev := range devices {
 		if id, ok := p.thinOf(dev.Name); ok {
-			ids[id] = true
+			ids[id] = nil
 		}
 	}
-	for _, g := range gone {
-		// The lock is ours alone, so no fork is at work.
-		if err := p.thaw(g.record.str("origin")); err != nil {
-			return c, err
-		}
+	for _, d := range dead {
+		ids[d.id] = d.record
 	}
-	busy := map[uint32]bool{}
-	for id := range ids {
-		if keep[id] {
-			continue
-		}
-		e := p.giveBack(id, records[id], false)
-		switch {
-		case errors.Is(e, unix.EBUSY):
-			busy[id] = true
-			c.Busy = append(c.Busy, id)
-		case e != nil:
-			return c, e
-		case inPool[id]:
-			c.Removed = append(c.Removed, id)
-		}
+	for id := range keep {
+		delete(ids, id)
 	}
-	slices.Sort(c.Removed)
-	slices.Sort(c.Busy)
-	for _, g := range gone {
-		if !busy[g.id] {
-			if e := os.Remove(g.path); e != nil && !errors.Is(e, fs.ErrNotExist) {
-				err = errors.Join(err, p.fail("%w", e))
-			}
-		}
-	}
-	return c, err
+	return ids, nil
 }
 
 // collectTemporary removes the halves of records: who writes one has the pool's lock, and
