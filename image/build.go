@@ -70,7 +70,7 @@ func (b *build) undo() error {
 		return err
 	}
 	defer unlock()
-	return b.s.drop(b.img.Layers, b.layers)
+	return b.s.drop(b.img, b.layers)
 }
 
 // fill makes the layers that are not there yet.

@@ -92,16 +92,16 @@ func (s *Store) dropReplaced(old *Image, layers storage.LayerStore) error {
 		return err
 	}
 	defer unlock()
-	if err := s.drop(old.Layers, layers); err != nil {
+	if err := s.drop(old, layers); err != nil {
 		return fmt.Errorf("what was image %s: %w", old.Name, err)
 	}
 	return nil
 }
 
-// drop removes those of the layers, named base first, that no record names, and that
-// nobody is using for a record to come: that one drops them itself if it comes to nothing.
-// The caller holds the records' lock alone.
-func (s *Store) drop(ids []string, layers storage.LayerStore) error {
+// drop removes those of an image's layers that no record names, and that nobody is making
+// or using for a record to come: that one drops them itself if it comes to nothing. The
+// caller holds the records' lock alone.
+func (s *Store) drop(img *Image, layers storage.LayerStore) error {
 	known, err := s.layers()
 	if err != nil {
 		return fmt.Errorf("its layers stay until gc: %w", err)
@@ -111,15 +111,20 @@ func (s *Store) drop(ids []string, layers storage.LayerStore) error {
 		return err
 	}
 	defer l.close()
-	for _, id := range slices.Backward(ids) {
+	for i, id := range slices.Backward(img.Layers) {
 		if known[id] {
 			continue
 		}
-		alone, err := l.try(unix.F_WRLCK, using(id))
+		var free bool
+		if i < len(img.Chains) && img.Chains[i] != "" { // others find it from when it is sealed
+			free, err = l.abandoned(storage.LayerInfo{ID: id, Chain: img.Chains[i]})
+		} else {
+			free, err = l.try(unix.F_WRLCK, using(id))
+		}
 		if err != nil {
 			return err
 		}
-		if !alone {
+		if !free {
 			continue
 		}
 		if err := layers.RemoveLayer(id); err != nil {

@@ -132,7 +132,7 @@ func (s *Store) Tag(old, name string, layers storage.LayerStore, inUse func(laye
 		return nil, err
 	}
 	if replaced != nil && !slices.Equal(replaced.Layers, img.Layers) {
-		if err := s.drop(replaced.Layers, layers); err != nil {
+		if err := s.drop(replaced, layers); err != nil {
 			return img, fmt.Errorf("what was image %s: %w", full, err)
 		}
 	}

@@ -215,7 +215,7 @@ func (s *Store) Remove(name string, layers storage.LayerStore, inUse func(layer 
 	if err := durable.Remove(filepath.Join(s.dir, fileName(img.Name))); err != nil {
 		return err
 	}
-	if err := s.drop(img.Layers, layers); err != nil {
+	if err := s.drop(img, layers); err != nil {
 		return fmt.Errorf("image %s is removed, but not all of it: %w", img.Name, err)
 	}
 	return nil

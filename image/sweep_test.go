@@ -148,3 +148,24 @@ func TestSweepsBesideAPull(t *testing.T) {
 	equal(t, "files", content(t, layers, img), []string{"a=1", "b=2", "c=3"})
 	equal(t, "layers", layers.has(t), slices.Clone(img.Layers))
 }
+
+// Another pull that has shared a layer in that moment, and fails, leaves it to its maker.
+func TestFailsWhenALayerIsSealed(t *testing.T) {
+	s, layers := fixture(t)
+	data := tarOf(t, "a", "1")
+	other := sourceOf(t, nil, data, tarOf(t, "b", "2"))
+	other.Layers[1].Open = func(context.Context) (io.ReadCloser, error) { return nil, errPlain }
+	failed := 0
+	layers.then = func() {
+		if _, err := pull(t, s, layers, "y", other); !errors.Is(err, errPlain) {
+			t.Errorf("%v, want %v", err, errPlain)
+		}
+		failed++
+	}
+	img, err := pull(t, s, layers, "x", sourceOf(t, nil, data))
+	must(t, err)
+	if failed != 1 {
+		t.Errorf("%d failed; want 1", failed)
+	}
+	equal(t, "layers", layers.has(t), []string{img.Layer()})
+}
