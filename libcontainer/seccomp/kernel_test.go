@@ -15,7 +15,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -179,8 +178,7 @@ func perform(t *testing.T, do task) outcome {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), self)
-	cmd.WaitDelay = time.Second
+	cmd := exec.Command(self)
 	// No signals and no collector on the filtered thread: it makes the calls it is told.
 	// A thread that dies takes one of the runtime's processors with it.
 	cmd.Env = []string{"SECCOMP_TEST=" + string(text), "GOGC=off", "GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=2"}
