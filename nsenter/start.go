@@ -338,16 +338,6 @@ func (k Kind) Names() []string {
 // String joins Names with commas.
 func (k Kind) String() string { return strings.Join(k.Names(), ",") }
 
-// KindOf is the kind that runtime-spec calls name, 0 when there is none.
-func KindOf(name string) Kind {
-	for _, n := range kindNames {
-		if n.name == name {
-			return n.kind
-		}
-	}
-	return 0
-}
-
 func explain(errno syscall.Errno, kinds Kind) error {
 	switch {
 	case errno == unix.EPERM && kinds&User == 0:
