@@ -131,7 +131,7 @@ func (c *Cgroup) dirs() []string {
 // CLONE_INTO_CGROUP, nil without cgroup2. Into each of Tasks the child, while it has one
 // thread, writes "0".
 //
-// Add does the same from outside and costs 2 to 12 ms on a v1 host: moving another
+// To move it in from outside costs 2 to 12 ms on a v1 host: moving another
 // process takes cgroup_threadgroup_rwsem for writing, which waits for an RCU grace
 // period. A thread that moves itself through "tasks" does not need the lock (Linux 5.5,
 // commit 9a3284fad42f) and takes 0.02 ms per hierarchy.
@@ -188,19 +188,6 @@ func openAt(name string, flags int) (*os.File, error) {
 		return nil, fmt.Errorf("cgroup %s: %w", name, err)
 	}
 	return os.NewFile(uintptr(fd), name), nil
-}
-
-// Add moves a process, all its threads, in.
-func (c *Cgroup) Add(pid int) error {
-	for _, dir := range c.dirs() {
-		if err := write(dir+"/cgroup.procs", strconv.Itoa(pid)); err != nil {
-			if c.tolerates(err) {
-				continue
-			}
-			return fmt.Errorf("cgroup: add process %d: %w", pid, err)
-		}
-	}
-	return nil
 }
 
 // tolerates tells whether err is the rootless caller's lack of rights.

@@ -718,27 +718,6 @@ func TestSubCgroupsForExec(t *testing.T) {
 	}
 }
 
-func TestAddMovesAProcessIn(t *testing.T) {
-	h := host(t)
-	c := create(t, h, nil)
-	cmd := exec.Command("cat")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Add(cmd.Process.Pid); err != nil {
-		t.Error(err)
-	}
-	for _, dir := range c.dirs() {
-		set(t, dir, "cgroup.procs", fmt.Sprint(cmd.Process.Pid))
-	}
-	in.Close()
-	_ = cmd.Wait()
-}
-
 func TestDelegatedCgroupBelongsToTheContainersRoot(t *testing.T) {
 	h := host(t)
 	if h.Unified == "" {
