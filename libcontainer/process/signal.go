@@ -13,15 +13,13 @@ import (
 // Signals are the ones sent to a foreground run or exec, on their way to its process.
 type Signals struct {
 	caught chan os.Signal
-	quit   chan struct{}
-	done   chan struct{} // nil before Forward
-	ending []os.Signal   // those that ask us to end
+	ending []os.Signal // those that ask us to end
 }
 
 // CatchSignals holds on to signals from now on, so that none gets lost between the
 // start of the process and Forward.
 func CatchSignals() *Signals {
-	s := &Signals{caught: make(chan os.Signal, 128), quit: make(chan struct{})}
+	s := &Signals{caught: make(chan os.Signal, 128)}
 	for _, sig := range [...]os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM} {
 		if !signal.Ignored(sig) { // under nohup(1), or behind a script's &
 			s.ending = append(s.ending, sig)
@@ -59,19 +57,12 @@ func (s *Signals) Told() (ctx context.Context, forget func()) {
 	}
 }
 
-// Forward passes the signals to process, a pidfd, until Stop. A new window size goes to
-// the terminal instead, if there is one.
+// Forward passes the signals to process, a pidfd, until our own end. A new window size goes
+// to the terminal instead, if there is one.
 func (s *Signals) Forward(process *os.File, terminal *Terminal) {
-	s.done = make(chan struct{})
 	go func() {
-		defer close(s.done)
-		for {
-			select {
-			case <-s.quit:
-				return
-			case sig := <-s.caught:
-				s.pass(sig.(syscall.Signal), process, terminal)
-			}
+		for sig := range s.caught {
+			s.pass(sig.(syscall.Signal), process, terminal)
 		}
 	}()
 }
@@ -84,15 +75,6 @@ func (s *Signals) pass(sig syscall.Signal, process *os.File, terminal *Terminal)
 	}
 	if terminal != nil {
 		_ = terminal.Resize()
-	}
-}
-
-// Stop gives the signals back their default meaning.
-func (s *Signals) Stop() {
-	signal.Stop(s.caught)
-	close(s.quit)
-	if s.done != nil {
-		<-s.done
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -233,7 +234,10 @@ func TestSignalsReachTheProcess(t *testing.T) {
 	process := os.NewFile(uintptr(pidfd), "pidfd")
 	defer process.Close()
 	signals := CatchSignals()
-	defer signals.Stop()
+	defer func() {
+		signal.Stop(signals.caught)
+		close(signals.caught)
+	}()
 	// Before there is anybody to forward to: it must not get lost.
 	if err := unix.Kill(os.Getpid(), unix.SIGUSR1); err != nil {
 		t.Fatal(err)
