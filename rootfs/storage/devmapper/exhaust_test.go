@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -135,29 +136,33 @@ func settledJournal(t *testing.T, mnt *os.File) {
 	}
 }
 
-// noneInD: no process sleeps where it cannot be killed. The kernel's own do for a moment
-// while they write, so it is enough to find once that there is none.
+// noneInD: no process sleeps for good where it cannot be killed. The kernel's own do for a
+// moment while they write, so it is enough to find each of them out of it once.
 func noneInD(t *testing.T) {
 	t.Helper()
-	var in []string
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		in = in[:0]
-		stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-		for _, path := range stats {
-			b, err := os.ReadFile(path)
-			if err != nil {
-				continue
-			}
-			text := string(b)
-			if rest := text[strings.LastIndexByte(text, ')')+1:]; strings.HasPrefix(rest, " D") {
-				in = append(in, text[:strings.LastIndexByte(text, ')')+1])
-			}
+	stuck := inD()
+	for deadline := time.Now().Add(5 * time.Minute); len(stuck) > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("in D state: %q", stuck)
 		}
-		if len(in) == 0 {
-			return
+		now := inD()
+		stuck = slices.DeleteFunc(stuck, func(process string) bool { return !slices.Contains(now, process) })
+	}
+}
+
+func inD() (list []string) {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		text := string(b)
+		if name := text[:strings.LastIndexByte(text, ')')+1]; strings.HasPrefix(text[len(name):], " D") {
+			list = append(list, name)
 		}
 	}
-	t.Errorf("in D state: %q", in)
+	return list
 }
 
 // replayed is isClean of a root that may have been read-only after an error: its journal is

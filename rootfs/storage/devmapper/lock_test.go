@@ -68,10 +68,13 @@ func queue(t *testing.T, d *Driver, kind string) (n int) {
 	return n
 }
 
+// waitQueue looks again until n wait: the kernel tells nobody.
 func waitQueue(t *testing.T, d *Driver, kind string, n int) {
 	t.Helper()
-	for queue(t, d, kind) < n {
-		time.Sleep(time.Millisecond)
+	for deadline := time.Now().Add(5 * time.Minute); queue(t, d, kind) < n; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d wait for %s, want %d", queue(t, d, kind), kind, n)
+		}
 	}
 }
 
