@@ -98,14 +98,23 @@ func (rt *Runtime) deleteOurs(rec *state.Record) error {
 }
 
 // startCreated opens the gate of a container whose lock we hold. A program that runs when
-// ctx ends gets the signal as any later one, even if we have not heard yet that it runs.
+// ctx ends gets the signal as any later one, even if we have not heard yet that it runs. One
+// that was only about to has not run: its end by our hand is nothing that it did.
 func (rt *Runtime) startCreated(ctx context.Context, c *created) error {
-	defer context.AfterFunc(ctx, func() {
-		if waits, err := c.state.GateHeld(); waits && err == nil {
+	killed := make(chan bool, 1)
+	inTime := context.AfterFunc(ctx, func() {
+		waits, err := c.state.GateHeld()
+		waits = waits && err == nil
+		if waits {
 			kill(c.init)
 		}
-	})()
-	if err := openGate(c.state, c.rec); err != nil {
+		killed <- waits
+	})
+	err := openGate(c.state, c.rec)
+	if !inTime() && <-killed && err == nil {
+		err = errNotRun
+	}
+	if err != nil {
 		return err
 	}
 	return rt.poststart(ctx, c.state, c.rec)

@@ -84,15 +84,16 @@ func openGate(c *state.Container, rec *state.Record) error {
 	case len(text) > 0:
 		return errors.New(string(text))
 	case !about:
-		why := errors.New("init was killed before it could run the program")
 		if rec.Cgroup.Existed { // see create
-			return why
+			return errNotRun
 		}
 		cg, err := openCgroup(rec)
-		return errors.Join(starved(cg, limitsHit{}, why), err)
+		return errors.Join(starved(cg, limitsHit{}, errNotRun), err)
 	}
 	return nil
 }
+
+var errNotRun = errors.New("init was killed before it could run the program")
 
 // askToStart is what init says until it hangs up.
 func askToStart(c *state.Container) (answer []byte, err error) {
