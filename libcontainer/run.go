@@ -49,7 +49,7 @@ func (rt *Runtime) Run(id string, opt RunOptions) (code int, err error) {
 	}
 	defer c.Close()
 	if err := rt.startCreated(ctx, c); err != nil {
-		return 0, told(ctx, errors.Join(err, rt.teardown(c.state, c.rec)))
+		return 0, told(ctx, errors.Join(err, rt.teardown(c.state, c.rec), unannounce(opt.CreateOptions)))
 	}
 	begun()
 	if opt.Detach {

@@ -133,12 +133,15 @@ func TestSignalWhileAHookRuns(t *testing.T) {
 		check(t, unix.Mkfifo(dir+"/fifo", 0o600))
 		b := hooksIn(testbundle.New(t).Args("sleep", "100000"), `[ $0 != `+kind+` ] || { echo > `+dir+`/fifo; sleep 100000; }`).Bind(dir, dir)
 		b.Spec.Root.Readonly = false
-		cmd := rt.Command("run", "--bundle", b.Path(), rt.ID())
+		cmd := rt.Command("run", "--pid-file", dir+"/pid", "--bundle", b.Path(), rt.ID())
 		rt.Start(cmd)
 		read(t, dir+"/fifo") // until the hook is at work
 		check(t, cmd.Process.Signal(unix.SIGINT))
 		if got := rt.Wait(cmd); got.Code != 1 || !strings.Contains(got.Stderr, "ended by SIGINT") {
 			t.Errorf("%s: %v", kind, got)
+		}
+		if _, err := os.Stat(dir + "/pid"); err == nil {
+			t.Errorf("%s left the pid file of nobody", kind)
 		}
 		if left := rt.Left(rt.Before()); len(left) > 0 {
 			t.Errorf("%s left %q", kind, left)
