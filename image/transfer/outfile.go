@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,6 +53,9 @@ func WriteFile(ctx context.Context, path string, write func(io.Writer) error) er
 	f := os.NewFile(uintptr(fd), part)
 	defer f.Close()
 	if st != nil { // whose it is to read stays as it was
+		if was, ok := st.Sys().(*syscall.Stat_t); ok {
+			_ = f.Chown(int(was.Uid), int(was.Gid)) // only root may
+		}
 		err = f.Chmod(st.Mode().Perm())
 	}
 	if err := errors.Join(err, write(f), f.Sync()); err != nil {
@@ -68,7 +72,10 @@ func WriteFile(ctx context.Context, path string, write func(io.Writer) error) er
 			return &os.LinkError{Op: "link", Old: "the archive", New: part, Err: err}
 		}
 	}
-	return os.Rename(part, path)
+	if err := os.Rename(part, path); err != nil { // a mount point is not replaced
+		return errors.Join(err, os.Remove(part))
+	}
+	return nil
 }
 
 // followed is the path of the file itself. The kernel follows the links: it knows whose in
