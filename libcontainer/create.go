@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"thinrun/image"
 	"thinrun/libcontainer/bundle"
 	"thinrun/libcontainer/cgroup"
 	"thinrun/libcontainer/hooks"
@@ -43,7 +42,7 @@ type CreateOptions struct {
 	// ephemeral: a foreground run, which deletes at its end.
 	ephemeral bool
 	// image is what run --image has made the config of: no other may be under it.
-	image *image.Image
+	image *heldImage
 	// localhost: run --image without the host's network, which brings its names.
 	localhost bool
 	console   func(master *os.File) error
@@ -351,8 +350,8 @@ func (rt *Runtime) converse(ctx context.Context, talk conn, child *nsenter.Child
 }
 
 // openFiles opens what travels with the plan: root, gate, listening socket, sources.
-func (rt *Runtime) openFiles(c *state.Container, rec *state.Record, p *plan.Plan, img *image.Image, child *nsenter.Child) (files []*os.File, err error) {
-	root, err := rt.prepareRoot(c, rec, p.Storage, img)
+func (rt *Runtime) openFiles(c *state.Container, rec *state.Record, p *plan.Plan, held *heldImage, child *nsenter.Child) (files []*os.File, err error) {
+	root, err := rt.prepareRoot(c, rec, p.Storage, held)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,12 @@ import (
 	"thinrun/libcontainer/seccomp"
 )
 
+// heldImage cannot be removed or replaced until release, which may be called again.
+type heldImage struct {
+	*image.Image
+	release func()
+}
+
 // imageBundle makes the config of run --image out of what the image says and the options.
 // The image is held until release: what is read here must be what the root is made of.
 func (rt *Runtime) imageBundle(id string, opt *RunOptions) (_ func(), err error) {
@@ -50,7 +56,7 @@ func (rt *Runtime) imageBundle(id string, opt *RunOptions) (_ func(), err error)
 	if opt.Spec, err = bundle.ForImage(o); err != nil {
 		return nil, err
 	}
-	opt.image, opt.Spec.Dir = img, filepath.Join(root, id)
+	opt.image, opt.Spec.Dir = &heldImage{img, release}, filepath.Join(root, id)
 	opt.localhost = o.Net != "host" // whose own file is there then
 	spec := opt.Spec.Spec
 	if !o.Unfiltered() {

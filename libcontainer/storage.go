@@ -88,8 +88,8 @@ func (rt *Runtime) stateRoot() string {
 }
 
 // prepareRoot asks the driver for the container's root; the record names each thing
-// that it takes before it takes it. img is the image if the caller holds it.
-func (rt *Runtime) prepareRoot(c *state.Container, rec *state.Record, req storage.Request, img *image.Image) (*os.File, error) {
+// that it takes before it takes it. held is the image if the caller holds it; it is let go here.
+func (rt *Runtime) prepareRoot(c *state.Container, rec *state.Record, req storage.Request, held *heldImage) (*os.File, error) {
 	save := func(claim storage.Claim) error {
 		if claim == rec.Storage {
 			return nil
@@ -108,14 +108,17 @@ func (rt *Runtime) prepareRoot(c *state.Container, rec *state.Record, req storag
 	if err != nil {
 		return nil, err
 	}
-	if img == nil {
-		// Held until the record names the layer: rm and a new import of the name look there.
-		var release func()
-		if img, release, err = image.Open(storageDir).Start(req.Image); err != nil {
+	if held == nil {
+		img, release, err := image.Open(storageDir).Start(req.Image)
+		if err != nil {
 			return nil, err
 		}
-		defer release()
+		held = &heldImage{img, release}
 	}
+	// Until the record names the layer: rm and a new import of the name look there. And no
+	// longer: who wants to change a record waits for us, and all later starts for that one.
+	defer held.release()
+	img := held.Image
 	if rt.StorageDriver != driverAuto && rt.StorageDriver != img.Driver {
 		return nil, fmt.Errorf("image %s is kept by the %s driver, not by %s (import it again, or leave --storage-driver out)", img.Name, img.Driver, rt.StorageDriver)
 	}
