@@ -58,8 +58,10 @@ func (i *Interrupted) Error() string { return "interrupted by " + unix.SignalNam
 // Die ends the process by the signal: a shell that runs a script stops at ^C only if what it
 // waits for has died of it.
 func (i *Interrupted) Die() {
-	runtime.LockOSThread()
-	signal.Reset(i.Signal)
-	unix.Tgkill(os.Getpid(), unix.Gettid(), i.Signal)
-	os.Exit(128 + int(i.Signal)) // the first process of a pid namespace
+	if os.Getpid() != 1 { // whom no signal of its own kills, and Go makes that exit code 2
+		runtime.LockOSThread()
+		signal.Reset(i.Signal)
+		unix.Tgkill(os.Getpid(), unix.Gettid(), i.Signal)
+	}
+	os.Exit(128 + int(i.Signal))
 }
