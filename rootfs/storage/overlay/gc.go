@@ -25,11 +25,11 @@ func (d Driver) GC(live func(string) bool) (gone []string, err error) {
 	orphans, err := d.orphans(live)
 	failed = append(failed, err)
 	for _, name := range orphans {
-		if err := d.removeTree("containers", name); err != nil {
-			failed = append(failed, err)
-			continue
+		was, err := d.removeLocked("containers", name)
+		failed = append(failed, err)
+		if was && err == nil {
+			gone = append(gone, d.path("containers", name))
 		}
-		gone = append(gone, d.path("containers", name))
 	}
 	return gone, errors.Join(failed...)
 }
@@ -68,7 +68,7 @@ func (d Driver) finish(how int) (gone []string, err error) {
 	dead, err := d.dead(names, how)
 	failed := []error{err}
 	for _, name := range dead {
-		was, err := d.removeLocked(name)
+		was, err := d.removeLocked("layers", name)
 		failed = append(failed, err)
 		if was && err == nil {
 			gone = append(gone, d.path("layers", name))

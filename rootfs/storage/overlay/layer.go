@@ -47,7 +47,6 @@ func (d Driver) newLayer(parent string, upper *os.File) (_ storage.Layer, err er
 			l.Abort()
 		}
 	}()
-	// Opened only now that GC knows whom we stand on: what is gone, is gone before.
 	var lower []*os.File
 	if parent != "" {
 		if lower, err = d.openChain(parent); err != nil {
@@ -224,14 +223,14 @@ func (d Driver) RemoveLayer(id string) error {
 			return err
 		}
 	}
-	_, err = d.removeLocked("del-" + id)
+	_, err = d.removeLocked("layers", "del-"+id)
 	return err
 }
 
-// removeLocked removes a directory of layers, under its lock: two that remove the same
-// tree would stumble over each other.
-func (d Driver) removeLocked(name string) (was bool, err error) {
-	dir, err := os.Open(d.path("layers", name))
+// removeLocked removes overlay/kind/name under a lock on it: two that remove the same tree
+// would stumble over each other.
+func (d Driver) removeLocked(kind, name string) (was bool, err error) {
+	dir, err := os.Open(d.path(kind, name))
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
@@ -242,7 +241,7 @@ func (d Driver) removeLocked(name string) (was bool, err error) {
 	if err := flock.Take(dir, unix.LOCK_EX); err != nil {
 		return true, fmt.Errorf("lock %s: %w", dir.Name(), err)
 	}
-	return true, d.removeTree("layers", name)
+	return true, d.removeTree(kind, name)
 }
 
 // lock takes overlay/lock. The kernel drops it when its holder dies.

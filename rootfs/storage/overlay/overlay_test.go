@@ -421,6 +421,30 @@ func TestRemovedTogether(t *testing.T) {
 	}
 }
 
+// Nor do collectors that meet at what dead containers have left.
+func TestCollectedTogether(t *testing.T) {
+	d := Driver{Storage: scratch(t)}
+	layer := sealed(t, d)
+	for range 4 {
+		dir := d.path("containers", newID(), "upper")
+		for i := range 50 {
+			must(t, os.MkdirAll(filepath.Join(dir, strconv.Itoa(i), "a", "b"), 0o755))
+		}
+	}
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			if _, err := d.GC(func(string) bool { return false }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if left := held(d)(t); !slices.Equal(left, []string{"layers/" + layer}) {
+		t.Errorf("left: %q", left)
+	}
+}
+
 // A collector knows the records of its own --root only. A container of another one is
 // safe as long as its state directory is there, and a later one of that id is another.
 func TestGCOfAnotherStateRoot(t *testing.T) {
