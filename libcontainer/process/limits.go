@@ -3,6 +3,7 @@ package process
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -113,15 +114,27 @@ func (c *Config) SetOOMScoreAdj(pid int) error {
 
 // FirstToDie has the OOM killer take pid before any other of its cgroup, until restore: the
 // stage of an exec needs more memory than most programs, and a container that is at its
-// limit must not die of it. A process that cannot be told has mostly ended.
+// limit must not die of it. A process that cannot be told has mostly ended. The file stays
+// open: once the stage is not dumpable it is root's of its user namespace.
 func FirstToDie(pid int) (restore func() error) {
-	path := "/proc/" + strconv.Itoa(pid) + "/oom_score_adj"
-	own, err := os.ReadFile(path)
-	if err != nil || os.WriteFile(path, []byte("1000"), 0) != nil {
-		return func() error { return nil }
+	nothing := func() error { return nil }
+	f, err := os.OpenFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", os.O_RDWR, 0)
+	if err != nil {
+		return nothing
+	}
+	own := make([]byte, len("-1000\n"))
+	n, err := f.ReadAt(own, 0)
+	if err == nil || err == io.EOF {
+		_, err = f.WriteAt([]byte("1000"), 0)
+	}
+	if err != nil {
+		f.Close()
+		return nothing
 	}
 	return func() error {
-		if err := os.WriteFile(path, own, 0); err != nil {
+		_, err := f.WriteAt(own[:n], 0)
+		f.Close()
+		if err != nil {
 			return fmt.Errorf("give process %d its oom_score_adj back: %w", pid, err)
 		}
 		return nil

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -239,4 +240,19 @@ func TestOpenFilesLimitIsTheCallers(t *testing.T) {
 		}
 	}
 	end(c)
+}
+
+// TestExecWithoutDACOverride: what the command may do to its stage at first it may not any
+// more when that is in the container's user namespace.
+func TestExecWithoutDACOverride(t *testing.T) {
+	rt := newRuntime(t)
+	c := rt.Create(testbundle.New(t).Args("sleep", "100000").UserNamespace(100000))
+	c.Start()
+	cmd := rt.Command("exec", c.ID, "cat", "/proc/self/oom_score_adj")
+	less := exec.Command("setpriv", append([]string{"--bounding-set", "-dac_override,-dac_read_search"}, cmd.Args...)...)
+	less.Env, less.Stdout, less.Stderr = cmd.Env, cmd.Stdout, cmd.Stderr
+	want := rt.OK("exec", c.ID, "cat", "/proc/self/oom_score_adj")
+	if got := rt.Do(less); got.Code != 0 || got.Stdout != want {
+		t.Errorf("%v, want %q", got, want)
+	}
 }
