@@ -21,7 +21,7 @@ type Signals struct {
 func CatchSignals() *Signals {
 	s := &Signals{caught: make(chan os.Signal, 128)}
 	for _, sig := range [...]os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM} {
-		if !signal.Ignored(sig) { // under nohup(1), or behind a script's &
+		if !signal.Ignored(sig) { // SIGHUP under nohup(1), SIGINT behind a script's &; Go asks of no other
 			s.ending = append(s.ending, sig)
 		}
 	}
