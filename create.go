@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-
 	"thinrun/libcontainer"
 
 	"github.com/urfave/cli/v2"
@@ -25,9 +23,7 @@ func createCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				out := json.NewEncoder(c.App.Writer)
-				out.SetIndent("", "  ")
-				return out.Encode(p)
+				return printIndented(c, p)
 			}
 			return rt.Create(id, opt)
 		},

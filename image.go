@@ -31,16 +31,13 @@ func imageListCommand() *cli.Command {
 			&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "names only"},
 		},
-		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
+		Action: noArgs(func(c *cli.Context) error {
 			list, bad := runtimeOf(c).Images(c.Bool("quiet")) // what there is, and then the error
 			if list == nil {
 				return bad
 			}
 			return errors.Join(printImages(c, list), bad)
-		},
+		}),
 	}
 }
 
@@ -59,9 +56,7 @@ func imageInspectCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			out := json.NewEncoder(c.App.Writer)
-			out.SetIndent("", "  ")
-			return out.Encode(img)
+			return printIndented(c, img)
 		},
 	}
 }
@@ -149,6 +144,13 @@ func printImages(c *cli.Context, list []libcontainer.ListedImage) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", img.Name, size(img.Size), own, len(img.Layers), age(now.Sub(img.Created)))
 	}
 	return w.Flush()
+}
+
+// printIndented is JSON for people who look at one thing.
+func printIndented(c *cli.Context, v any) error {
+	out := json.NewEncoder(c.App.Writer)
+	out.SetIndent("", "  ")
+	return out.Encode(v)
 }
 
 // printJSON answers --format: done unless a table is wanted.

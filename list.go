@@ -21,10 +21,7 @@ func listCommand() *cli.Command {
 			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Value: "table", Usage: "table or json"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "ids only"},
 		},
-		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
+		Action: noArgs(func(c *cli.Context) error {
 			list, bad := runtimeOf(c).List(c.Bool("quiet")) // what there is, and then the error
 			out := bufio.NewWriter(c.App.Writer)            // a table comes in pieces of a few bytes
 			switch {
@@ -45,7 +42,7 @@ func listCommand() *cli.Command {
 				return fmt.Errorf("--format: %q is neither table nor json", c.String("format"))
 			}
 			return errors.Join(out.Flush(), bad)
-		},
+		}),
 	}
 }
 

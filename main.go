@@ -209,13 +209,15 @@ func runtimeOf(c *cli.Context) *libcontainer.Runtime {
 	}
 }
 
-// noArgs is for commands about everything there is: a word that would be ignored is a
-// mistake.
-func noArgs(c *cli.Context) error {
-	if c.NArg() != 0 {
-		return errors.New("wants no argument")
+// noArgs is the action of a command about everything there is: a word that would be
+// ignored is a mistake.
+func noArgs(act cli.ActionFunc) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if c.NArg() != 0 {
+			return errors.New("wants no argument")
+		}
+		return act(c)
 	}
-	return nil
 }
 
 // oneArg is the only argument of most commands.

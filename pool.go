@@ -39,16 +39,13 @@ func poolCreateCommand() *cli.Command {
 			&cli.StringFlag{Name: "admission", Value: "reserve", Usage: "reserve: nothing starts below the low water; strict: nor what could fill the pool"},
 			&cli.BoolFlag{Name: "return-space", Usage: "a sparse data file, which gives back what containers free"},
 		},
-		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
+		Action: noArgs(func(c *cli.Context) error {
 			opt, err := poolOptions(c)
 			if err != nil {
 				return err
 			}
 			return runtimeOf(c).CreatePool(opt)
-		},
+		}),
 	}
 }
 
@@ -58,16 +55,13 @@ func poolStatusCommand() *cli.Command {
 		Usage:       "show how full and how old the pool is",
 		Description: "Example: thinrun pool status --format json",
 		Flags:       []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
-		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
+		Action: noArgs(func(c *cli.Context) error {
 			st, err := runtimeOf(c).PoolStatus()
 			if err != nil {
 				return err
 			}
 			return printPool(c, &st)
-		},
+		}),
 	}
 }
 
@@ -82,10 +76,7 @@ func poolGrowCommand() *cli.Command {
 			&cli.StringFlag{Name: "metadata-size", Usage: "`[+]SIZE` of the metadata file"},
 			&cli.StringFlag{Name: "max-size", Usage: "`SIZE` beyond which the data file does not grow by itself from now on"},
 		},
-		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
+		Action: noArgs(func(c *cli.Context) error {
 			opt, err := growOptions(c)
 			if err != nil {
 				return err
@@ -103,7 +94,7 @@ func poolGrowCommand() *cli.Command {
 				}
 			}
 			return nil
-		},
+		}),
 	}
 }
 
@@ -112,10 +103,7 @@ func poolTrimCommand() *cli.Command {
 		Name:  "trim",
 		Usage: "give the host back what nobody in the pool uses",
 		Flags: []cli.Flag{&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"}},
-		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
+		Action: noArgs(func(c *cli.Context) error {
 			trimmed, err := runtimeOf(c).TrimPool()
 			if err != nil {
 				return err
@@ -129,7 +117,7 @@ func poolTrimCommand() *cli.Command {
 			}
 			fmt.Fprintf(c.App.Writer, "%s given back%s\n", size(int64(trimmed.Bytes)), kept)
 			return nil
-		},
+		}),
 	}
 }
 
@@ -143,10 +131,7 @@ func poolCheckCommand() *cli.Command {
 			&cli.StringFlag{Name: "format", Value: "table", Usage: "table or json"},
 			&cli.BoolFlag{Name: "repair", Usage: "bring the pool back first, if its metadata is good; nothing may be in use"},
 		},
-		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
+		Action: noArgs(func(c *cli.Context) error {
 			rt := runtimeOf(c)
 			if c.Bool("repair") {
 				if err := rt.RepairPool(); err != nil {
@@ -158,7 +143,7 @@ func poolCheckCommand() *cli.Command {
 				return err
 			}
 			return printReport(c, &report)
-		},
+		}),
 	}
 }
 
@@ -167,12 +152,9 @@ func poolRenewCommand() *cli.Command {
 		Name:        "renew",
 		Usage:       "give a worn pool its time back; nothing may be in use",
 		Description: "A pool counts its snapshots with 24 bits. pool status shows how many are left.",
-		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
+		Action: noArgs(func(c *cli.Context) error {
 			return runtimeOf(c).RenewPool()
-		},
+		}),
 	}
 }
 
@@ -181,12 +163,9 @@ func poolDestroyCommand() *cli.Command {
 		Name:  "destroy",
 		Usage: "remove the pool; refused while containers or images are in it",
 		Flags: []cli.Flag{&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "with all its images"}},
-		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
+		Action: noArgs(func(c *cli.Context) error {
 			return runtimeOf(c).DestroyPool(c.Bool("force"))
-		},
+		}),
 	}
 }
 

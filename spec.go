@@ -22,10 +22,7 @@ func specCommand() *cli.Command {
 			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Value: "config.json", Usage: "`NAME` of the file"},
 			&cli.BoolFlag{Name: "rootless", Usage: "for a user without root"},
 		},
-		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
+		Action: noArgs(func(c *cli.Context) error {
 			data, err := json.MarshalIndent(bundle.Default(c.Bool("rootless")), "", "\t")
 			if err != nil {
 				return err
@@ -43,6 +40,6 @@ func specCommand() *cli.Command {
 			}
 			_, err = f.Write(append(data, '\n'))
 			return errors.Join(err, f.Close())
-		},
+		}),
 	}
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-
 	"github.com/urfave/cli/v2"
 )
 
@@ -20,9 +18,7 @@ func stateCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			out := json.NewEncoder(c.App.Writer)
-			out.SetIndent("", "  ")
-			return out.Encode(st)
+			return printIndented(c, st)
 		},
 	}
 }
