@@ -100,15 +100,15 @@ func export(ctx context.Context, c *cli.Context, name, file string) error {
 	return transfer.WriteFile(ctx, file, write)
 }
 
-// interruptible lets work give back what it has when a signal comes, says so, and dies of it.
+// interruptible lets work give back what it has when a signal comes. The error is the signal
+// then, of which run dies.
 func interruptible(c *cli.Context, work func(context.Context) error) error {
 	ctx, stop := transfer.Interruptible(c.Context)
 	defer stop()
 	err := work(ctx)
 	var came *transfer.Interrupted
 	if err != nil && errors.As(context.Cause(ctx), &came) {
-		report(c.App.Metadata, fmt.Errorf("%s: %w", subject(c.App.Metadata["command"].(string), c), came))
-		came.Die()
+		return came
 	}
 	return err
 }

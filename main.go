@@ -54,6 +54,10 @@ func run(args []string) int {
 		return int(status)
 	}
 	report(app.Metadata, err)
+	var signal interface{ Die() }
+	if errors.As(err, &signal) { // see interruptible
+		signal.Die()
+	}
 	if app.Metadata["command"] == "exec" { // runc's code for "exec itself failed"
 		return 255
 	}
