@@ -159,12 +159,7 @@ func TestExitCodes(t *testing.T) {
 func TestForegroundForwardsSignals(t *testing.T) {
 	rt := newRuntime(t)
 	cmd := rt.Command("run", "--bundle", testbundle.New(t).Args("/signals").Self("signals").Path(), rt.ID())
-	out, theirs, err := os.Pipe()
-	check(t, err)
-	defer out.Close()
-	cmd.Stdout = theirs
-	rt.Start(cmd)
-	theirs.Close()
+	out := startPiped(t, rt, cmd)
 	until(t, out, "ready\n")
 	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGUSR1, unix.SIGWINCH, unix.Signal(40)} {
 		check(t, cmd.Process.Signal(sig))

@@ -159,14 +159,7 @@ func TestExecKeepsItsName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	cmd.Stdout = w
-	rt.Start(cmd)
-	w.Close()
+	r := startPiped(t, rt, cmd)
 	if _, err := in.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}

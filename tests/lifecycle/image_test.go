@@ -207,13 +207,7 @@ func TestExecAtTheLimits(t *testing.T) {
 	id = rt.ID()
 	cmd := rt.Command("run", "--image", "base", "--memory", "16M", "--shm-size", "30M", id,
 		"sh", "-c", "head -c 14700k /dev/zero >/dev/shm/full; echo full; sleep 100000; :")
-	out, theirs, err := os.Pipe()
-	check(t, err)
-	defer out.Close()
-	cmd.Stdout = theirs
-	rt.Start(cmd)
-	theirs.Close()
-	until(t, out, "full\n")
+	until(t, startPiped(t, rt, cmd), "full\n")
 	for range 8 {
 		if got := rt.Run("exec", id, "true"); got.Code != 0 && got.Code != 137 && !(got.Code == 255 && strings.Contains(got.Stderr, "memory limit")) {
 			t.Error(got)

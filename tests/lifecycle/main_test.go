@@ -188,6 +188,18 @@ func (r *receiver) file() (payload string, f *os.File) {
 	return string(buf[:n]), f
 }
 
+// startPiped starts a command, and returns what it prints from then on.
+func startPiped(t *testing.T, rt *testbundle.Runtime, cmd *exec.Cmd) *os.File {
+	t.Helper()
+	out, theirs, err := os.Pipe()
+	check(t, err)
+	t.Cleanup(func() { out.Close() })
+	cmd.Stdout = theirs
+	rt.Start(cmd)
+	theirs.Close()
+	return out
+}
+
 // until reads a terminal or pipe until it has said want, and returns all of it.
 func until(t *testing.T, f *os.File, want string) string {
 	t.Helper()
