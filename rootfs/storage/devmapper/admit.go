@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage/devmapper/dm"
+	"thinrun/rootfs/storage/flock"
 )
 
 // want is by how much the pool should become larger.
@@ -215,7 +216,7 @@ func (p *pool) settled() {
 }
 
 func (p *pool) admission(how int16) error {
-	if err := lockByte(p.lock, admissionByte, how); err != nil {
+	if err := flock.Byte(p.lock, admissionByte, how); err != nil {
 		return p.fail("admission: %w", err)
 	}
 	return nil

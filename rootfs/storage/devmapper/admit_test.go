@@ -165,7 +165,7 @@ func TestStrictKeepsThePlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	place := byteLock(admissionByte, unix.F_WRLCK)
+	place := unix.Flock_t{Type: unix.F_WRLCK, Start: admissionByte, Len: 1}
 	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &place); err != nil || place.Type == unix.F_UNLCK {
 		t.Errorf("another could have the same place (%v)", err)
 	}

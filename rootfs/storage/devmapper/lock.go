@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"thinrun/rootfs/storage/flock"
 )
 
@@ -42,16 +40,4 @@ func (d *Driver) lockFile() (*os.File, error) {
 		return nil, fmt.Errorf("pool: %w", err)
 	}
 	return f, nil
-}
-
-func byteLock(at int64, how int16) unix.Flock_t { return unix.Flock_t{Type: how, Start: at, Len: 1} }
-
-// lockByte waits for the lock of one byte, which goes with the descriptor.
-func lockByte(f *os.File, at int64, how int16) error {
-	lock := byteLock(at, how)
-	for {
-		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &lock); err != unix.EINTR {
-			return err
-		}
-	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thinrun/rootfs/storage/devmapper/thinmeta"
+	"thinrun/rootfs/storage/flock"
 )
 
 // Trimmed is what Trim did.
@@ -55,7 +56,7 @@ func (d *Driver) Trim() (Trimmed, error) {
 		return Trimmed{}, err
 	}
 	defer turn.Close()
-	if err := lockByte(turn, trimByte, unix.F_WRLCK); err != nil { // two would make holes in what the other keeps
+	if err := flock.Byte(turn, trimByte, unix.F_WRLCK); err != nil { // two would make holes in what the other keeps
 		return Trimmed{}, fmt.Errorf("lock %s: %w", turn.Name(), err)
 	}
 	var t trim

@@ -33,10 +33,10 @@ func Gated(f *os.File, how int) error {
 	case how == unix.LOCK_EX:
 		err := Take(f, unix.LOCK_UN)
 		if err == nil {
-			err = lockGate(f, unix.F_WRLCK)
+			err = Byte(f, gate, unix.F_WRLCK)
 		}
 		if err == nil {
-			err = errors.Join(Take(f, how), lockGate(f, unix.F_UNLCK))
+			err = errors.Join(Take(f, how), Byte(f, gate, unix.F_UNLCK))
 		}
 		return err
 	case how&unix.LOCK_SH != 0:
@@ -60,12 +60,13 @@ func pass(f *os.File, how int) error {
 	case how&unix.LOCK_NB != 0:
 		return unix.EWOULDBLOCK
 	}
-	return errors.Join(lockGate(f, unix.F_RDLCK), lockGate(f, unix.F_UNLCK))
+	return errors.Join(Byte(f, gate, unix.F_RDLCK), Byte(f, gate, unix.F_UNLCK))
 }
 
-// lockGate waits for the gate's lock, which goes with the descriptor.
-func lockGate(f *os.File, how int16) error {
-	lock := unix.Flock_t{Type: how, Start: gate, Len: 1}
+// Byte waits for the lock of one byte (F_RDLCK, F_WRLCK), which goes with the descriptor, or
+// gives it back (F_UNLCK).
+func Byte(f *os.File, at int64, how int16) error {
+	lock := unix.Flock_t{Type: how, Start: at, Len: 1}
 	for {
 		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &lock); err != unix.EINTR {
 			return err
